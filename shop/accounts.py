@@ -1,0 +1,97 @@
+"""Accounts: register, authenticate, find."""
+
+from datetime import datetime
+from typing import NamedTuple
+
+from peewee import fn
+
+from shop.database import Slot, Statement, database
+from shop.errors import EmailExists, InvalidCredentials, UserNotFound
+from shop.ids import new_id, parse_id
+from shop.models import User
+from shop.passwords import Passwords
+from shop.tokens import Actor
+
+
+class Account(NamedTuple):
+    """What others may know of a user."""
+
+    id: str
+    name: str
+    email: str
+    created_at: datetime
+
+
+_ACCOUNT = (User.id, User.name, User.email, User.created_at)
+
+_INSERT = Statement(
+    User.insert(
+        {
+            User.id: Slot("id"),
+            User.name: Slot("name"),
+            User.email: Slot("email"),
+            User.password_hash: Slot("password_hash"),
+            User.role: "customer",
+            User.created_at: Slot("created_at"),
+        }
+    )
+    .on_conflict_ignore()
+    .returning(*_ACCOUNT)
+)
+_FIND = Statement(User.select(*_ACCOUNT).where(User.id == Slot("id")))
+_FIND_CREDENTIALS = Statement(
+    User.select(User.password_hash, User.role, *_ACCOUNT).where(fn.lower(User.email) == fn.lower(Slot("email")))
+)
+_REPLACE_HASH = Statement(
+    User.update({User.password_hash: Slot("new_hash")}).where(
+        (User.id == Slot("id")) & (User.password_hash == Slot("old_hash"))
+    )
+)
+
+
+def register(passwords: Passwords, *, name: str, email: str, password: str, now: datetime) -> Account:
+    """Create an account for a customer.
+
+    Raises:
+        EmailExists: The address has an account, also when that one was made at the same moment.
+    """
+    row = database.row(
+        _INSERT, id=new_id(), name=name, email=email, password_hash=passwords.hash(password), created_at=now
+    )
+    if row is None:
+        raise EmailExists
+    return Account._make(row)
+
+
+def authenticate(passwords: Passwords, *, email: str, password: str) -> tuple[Account, Actor]:
+    """Return the account behind `email` and the actor its owner becomes.
+
+    A hash made with former parameters is replaced on the way.
+
+    Raises:
+        InvalidCredentials: No account has this address, or the password is wrong; both take the same work.
+    """
+    row = database.row(_FIND_CREDENTIALS, email=email)
+    password_hash, role, *fields = row or (None, None)
+    # Verified also without an account: how long an answer takes must not tell whether there is one.
+    if not passwords.verify(password_hash, password):
+        raise InvalidCredentials
+    account = Account._make(fields)
+    if passwords.needs_rehash(password_hash):
+        database.rows(_REPLACE_HASH, id=account.id, old_hash=password_hash, new_hash=passwords.hash(password))
+    return account, Actor(account.id, role)
+
+
+def find(actor: Actor, user_id: str) -> Account:
+    """Return the account `user_id`, which is the actor's own unless staff asks.
+
+    Raises:
+        UserNotFound: There is none, it is somebody else's, or `user_id` is not an id at all.
+    """
+    parsed = parse_id(user_id)
+    if parsed is None or not (actor.is_staff or parsed == actor.user_id):
+        raise UserNotFound
+    row = database.row(_FIND, id=parsed)
+    if row is None:
+        raise UserNotFound
+    return Account._make(row)

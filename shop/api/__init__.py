@@ -1,0 +1,1 @@
+"""HTTP, and nothing else: what comes in is checked here, what goes out is shaped here."""

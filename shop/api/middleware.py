@@ -1,0 +1,57 @@
+"""What happens around every request: its id, and who sends it."""
+
+import re
+from typing import Any
+
+import falcon
+
+from shop.errors import Unauthorized
+from shop.ids import new_id
+from shop.tokens import Tokens
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+# RFC 6750, section 2.1; the scheme's name is case-insensitive (RFC 9110, section 11.1).
+_BEARER = re.compile(r"bearer +([A-Za-z0-9._~+/-]+=*)", re.IGNORECASE)
+
+
+class RequestId:
+    """Gives each request an id: the client's ``X-Request-ID`` when it is well formed, else a new one."""
+
+    def process_request(self, request: falcon.Request, response: falcon.Response) -> None:
+        """Note the id for logs and errors, and echo it."""
+        sent = request.get_header("X-Request-ID") or ""
+        request.context.request_id = sent if _REQUEST_ID.fullmatch(sent) else new_id()
+        response.set_header("X-Request-ID", request.context.request_id)
+
+
+class Authentication:
+    """Lets a request through to its resource only with a valid token, unless the resource is open to anyone.
+
+    A resource names the methods that need no token in `PUBLIC`; what names nothing is closed.
+
+    Args:
+        tokens: Verifies what comes in ``Authorization``.
+    """
+
+    def __init__(self, tokens: Tokens) -> None:
+        self._tokens = tokens
+
+    def process_resource(
+        self, request: falcon.Request, _response: falcon.Response, resource: object, _params: dict[str, Any]
+    ) -> None:
+        """Note the actor in the request's context.
+
+        Raises:
+            Unauthorized: No bearer token came.
+            InvalidToken: A token came that does not verify.
+        """
+        method = request.method.lower()
+        # OPTIONS tells only which methods there are; a method that is not there is refused as such (405).
+        if method == "options" or not hasattr(resource, f"on_{method}"):
+            return
+        if request.method in getattr(resource, "PUBLIC", ()):
+            return
+        bearer = _BEARER.fullmatch(request.auth or "")
+        if bearer is None:
+            raise Unauthorized
+        request.context.actor = self._tokens.verify(bearer[1])

@@ -1,0 +1,124 @@
+"""The command ``shop``: serve, migrate."""
+
+import argparse
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+from shop import __version__, database, migrations
+from shop.embedded import EmbeddedError
+from shop.server import PortInUse, check_before_serving, serve, with_database
+from shop.settings import Settings, SettingsError
+
+USAGE_ERROR = 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit status: 0, or 2 with one sentence on stderr when it cannot be done.
+
+    Args:
+        arguments: The words after ``shop``; those of the process when left out.
+    """
+    options = _parser().parse_args(arguments)
+    run: Callable[[argparse.Namespace], None] = options.run
+    try:
+        run(options)
+    except (EmbeddedError, PortInUse, SettingsError) as error:
+        return _refuse(str(error))
+    except database.Error as error:
+        return _refuse(f"the database refused: {' '.join(str(error).split())}")
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    return 0
+
+
+def _serve(options: argparse.Namespace) -> None:
+    settings = Settings.load(
+        host=options.host,
+        port=options.port,
+        workers=options.workers,
+        threads=options.threads,
+        data_dir=options.data_dir,
+    )
+    check_before_serving(settings)
+    # Until the server takes over the signals, SIGTERM ends the command as Ctrl-C does: in order.
+    signal.signal(signal.SIGTERM, _interrupt)
+    with with_database(settings, join=False) as complete:
+        _migrate_and_tell(complete)
+        serve(complete, on_ready=lambda url: _say(f"serving on {url} (Ctrl-C stops it)"))
+    _say("stopped")
+
+
+def _migrate(options: argparse.Namespace) -> None:
+    settings = Settings.load(data_dir=options.data_dir)
+    with with_database(settings, join=True) as complete:
+        if not options.status:
+            _migrate_and_tell(complete)
+            return
+        for migration in migrations.status(_url(complete)):
+            when = f"applied {migration.applied:%Y-%m-%d %H:%M:%S}" if migration.applied else "pending"
+            print(f"{migration.name}  {when}")
+
+
+def _migrate_and_tell(settings: Settings) -> None:
+    applied = migrations.migrate(_url(settings))
+    _say(f"applied {', '.join(applied)}" if applied else "the database is up to date")
+
+
+def _url(settings: Settings) -> str:
+    assert settings.database_url is not None  # noqa: S101 - `with_database` has put one in.
+    return settings.database_url.get_secret_value()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="shop",
+        description="An orders API: register, log in, place an order, follow it.",
+        epilog="Settings come from SHOP_* environment variables; the README has the table. "
+        "Without SHOP_DATABASE_URL, a PostgreSQL that came with the package is started.",
+    )
+    parser.add_argument("--version", action="version", version=f"shop {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", title="commands")
+
+    data_dir = argparse.ArgumentParser(add_help=False)
+    data_dir.add_argument(
+        "--data-dir", type=Path, metavar="DIR", help="where the embedded PostgreSQL keeps its data (SHOP_DATA_DIR)"
+    )
+
+    serve_command = commands.add_parser(
+        "serve",
+        parents=[data_dir],
+        help="migrate the database and serve the API until Ctrl-C or SIGTERM",
+        description="Migrates the database and serves the API until Ctrl-C or SIGTERM.",
+    )
+    serve_command.add_argument("--host", help="address to listen on (SHOP_HOST, else 127.0.0.1)")
+    serve_command.add_argument("--port", type=int, help="port to listen on (SHOP_PORT, else 8000)")
+    serve_command.add_argument("--workers", type=int, metavar="N", help="worker processes (SHOP_WORKERS, else 2)")
+    serve_command.add_argument("--threads", type=int, metavar="N", help="threads of each (SHOP_THREADS, else 8)")
+    serve_command.set_defaults(run=_serve)
+
+    migrate_command = commands.add_parser(
+        "migrate",
+        parents=[data_dir],
+        help="bring the database's schema up to date",
+        description="Brings the database's schema up to date. Two at once are safe: the second waits for the first.",
+    )
+    migrate_command.add_argument("--status", action="store_true", help="only list the migrations, changing nothing")
+    migrate_command.set_defaults(run=_migrate)
+    return parser
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _say(sentence: str) -> None:
+    print(f"shop: {sentence}", flush=True)
+
+
+def _refuse(sentence: str) -> int:
+    print(f"shop: {sentence}", file=sys.stderr)
+    return USAGE_ERROR

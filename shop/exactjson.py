@@ -1,0 +1,77 @@
+"""JSON text, exactly: numbers are never floats on the way in or out, and doubtful text is refused.
+
+Reading is jiter's, writing is orjson's; what is ours are the settings and the sentences.
+"""
+
+from decimal import Decimal
+
+import jiter
+import orjson
+
+MAX_DEPTH = 32
+# JSON text that is already encoded, to be put into a larger document as it is.
+Raw = orjson.Fragment
+
+
+def loads(text: bytes) -> object:
+    """Parse one JSON document (RFC 8259) whose fractions and exponents come as `Decimal`.
+
+    Refused besides malformed text: a byte-order mark, invalid UTF-8, lone surrogates, duplicate keys, NaN and
+    Infinity, and nesting beyond `MAX_DEPTH`.
+
+    Raises:
+        ValueError: The text is refused; the message says why, and is fit for the client.
+    """
+    try:
+        value = jiter.from_json(text, float_mode="decimal", catch_duplicate_keys=True, allow_inf_nan=False)
+    except ValueError as error:
+        raise ValueError(_reason(text, error)) from error
+    # Counting brackets is all but free; only a document with many is worth the walk.
+    if text.count(b"[") + text.count(b"{") > MAX_DEPTH and _is_deeper_than(MAX_DEPTH, value):
+        raise ValueError(f"it is nested more than {MAX_DEPTH} levels deep")
+    return value
+
+
+def dumps(value: object) -> bytes:
+    """Return `value` as JSON text in UTF-8; a `Decimal` becomes a number with its own digits.
+
+    Raises:
+        TypeError: Something in `value` has no JSON form.
+    """
+    return orjson.dumps(value, default=_encode)
+
+
+def _encode(value: object) -> Raw:
+    if isinstance(value, Decimal) and value.is_finite():
+        return Raw(format(value, "f"))
+    raise TypeError(f"{type(value).__name__} has no JSON form")
+
+
+def _reason(text: bytes, error: ValueError) -> str:
+    """Say what is wrong with `text`, in better words than the parser's where there are any."""
+    if text.startswith(b"\xef\xbb\xbf"):
+        return "it begins with a byte-order mark"
+    try:
+        text.decode()
+    except UnicodeDecodeError as undecodable:
+        return f"it is not UTF-8 at byte {undecodable.start}"
+    if str(error).startswith("Internal error"):
+        # The parser's own name for a number that no Decimal can hold.
+        return "a number in it is out of range"
+    return str(error)
+
+
+def _is_deeper_than(levels: int, value: object) -> bool:
+    """Tell whether containers nest more than `levels` deep, without recursion."""
+    layer = [value]
+    for _ in range(levels + 1):
+        layer = [child for node in layer for child in _children(node)]
+        if not layer:
+            return False
+    return True
+
+
+def _children(node: object) -> list[object]:
+    if isinstance(node, dict):
+        return list(node.values())
+    return node if isinstance(node, list) else []

@@ -1,0 +1,228 @@
+"""Factories of believable users and orders, for the tests and the demo data (extra ``demo``).
+
+Every value comes from one seed, so a run can be repeated exactly; a counter makes e-mail addresses unique, and ids
+sort by creation time like the service's own. `build` returns a model instance, `create` also inserts it, `body`
+returns what a client would send to have the service make one.
+
+    UserFactory.create("staff", name="Ada Lovelace")
+    OrderFactory.create("shipped", user=ada)
+    OrderFactory.create_batch(5, "large", user=ada)
+"""
+
+import random
+import re
+import uuid
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from functools import cache
+from typing import Any, ClassVar, Generic, TypeVar
+
+from mimesis import Address, Food, Locale, Person
+from peewee import Model
+
+from shop.models import Order, User
+from shop.passwords import Passwords
+
+# Everybody's password in tests and demos, secret to nobody.
+PASSWORD = "correct horse battery staple"  # noqa: S105
+LATEST = datetime(2026, 1, 1, tzinfo=UTC)
+YEAR = timedelta(days=365)
+
+M = TypeVar("M", bound=Model)
+Values = dict[str, Any]
+
+
+class Source:
+    """Where the factories' values come from: equal seeds give equal values in equal order."""
+
+    def __init__(self) -> None:
+        self.reseed("0")
+
+    def reseed(self, seed: str) -> None:
+        """Begin again from `seed`, with nothing used up."""
+        # Not for secrets: the whole point is that it can be repeated.
+        self.random = random.Random(seed)  # noqa: S311
+        self.person = Person(Locale.EN, seed=seed)
+        self.address = Address(Locale.EN, seed=seed)
+        self.food = Food(Locale.EN, seed=seed)
+        self._count = 0
+
+    def number(self) -> int:
+        """Return 1, then 2, and so on."""
+        self._count += 1
+        return self._count
+
+    def moment(self) -> datetime:
+        """Return a time within the year before `LATEST`."""
+        return LATEST - self.random.random() * YEAR
+
+    def id_at(self, moment: datetime) -> str:
+        """Return a UUID of version 7 (RFC 9562, section 5.7) as if made at `moment`."""
+        milliseconds = int(moment.timestamp() * 1000)
+        version_7 = 0x7 << 76 | self.random.getrandbits(12) << 64
+        variant = 0b10 << 62 | self.random.getrandbits(62)
+        return str(uuid.UUID(int=milliseconds << 80 | version_7 | variant))
+
+    def price(self) -> Decimal:
+        """Return an amount of money from 0.50 to 99.99."""
+        return Decimal(self.random.randint(50, 9999)).scaleb(-2)
+
+
+source = Source()
+
+
+class Factory(Generic[M]):
+    """Makes instances of one model.
+
+    A trait is a named variation: the values it sets stand between the defaults and what the caller gives.
+    """
+
+    model: ClassVar[type[Model]]
+    traits: ClassVar[Mapping[str, Callable[[], Values]]] = {}
+
+    @classmethod
+    def defaults(cls) -> Values:
+        """Return a value for every column that needs one."""
+        raise NotImplementedError
+
+    @classmethod
+    def build(cls, *traits: str, **overrides: Any) -> M:
+        """Return an instance that is not in the database.
+
+        Args:
+            traits: Names of traits, later ones winning.
+            overrides: Column values, which win over everything.
+
+        Raises:
+            ValueError: There is no such trait.
+        """
+        unknown = set(traits) - set(cls.traits)
+        if unknown:
+            raise ValueError(f"{cls.__name__} has no trait {sorted(unknown)}; it has {sorted(cls.traits)}")
+        values = cls.defaults()
+        for trait in traits:
+            values |= cls.traits[trait]()
+        return cls._instance(values | overrides)
+
+    @classmethod
+    def create(cls, *traits: str, **overrides: Any) -> M:
+        """Return an instance that is in the database; arguments and errors as for `build`."""
+        return cls.create_batch(1, *traits, **overrides)[0]
+
+    @classmethod
+    def create_batch(cls, count: int, *traits: str, **overrides: Any) -> list[M]:
+        """Return `count` instances, inserted with one statement."""
+        instances = [cls.build(*traits, **overrides) for _ in range(count)]
+        cls.model.bulk_create(instances)
+        return instances
+
+    @classmethod
+    def _instance(cls, values: Values) -> M:
+        instance: M = cls.model(**values)  # type: ignore[assignment]
+        return instance
+
+
+class UserFactory(Factory[User]):
+    """Users, each with the attribute `password`: what its owner would log in with."""
+
+    model = User
+    traits: ClassVar[Mapping[str, Callable[[], Values]]] = {"staff": lambda: {"role": "staff"}}
+
+    @classmethod
+    def defaults(cls) -> Values:
+        """Return a customer's values."""
+        moment = source.moment()
+        return {"id": source.id_at(moment), "role": "customer", "created_at": moment, **cls.body()}
+
+    @classmethod
+    def body(cls, **overrides: Any) -> Values:
+        """Return a body for ``POST /users``."""
+        name = source.person.full_name()
+        email = f"{'.'.join(re.findall('[a-z]+', name.lower()))}.{source.number()}@example.com"
+        return {"name": name, "email": email, "password": PASSWORD} | overrides
+
+    @classmethod
+    def _instance(cls, values: Values) -> User:
+        password = values.pop("password")
+        user = super()._instance({"password_hash": _quick_hash(password), **values})
+        user.password = password
+        return user
+
+
+class OrderFactory(Factory[Order]):
+    """Orders. `user` may be given; without it a new user is created by `create` and built by `build`."""
+
+    model = Order
+    traits: ClassVar[Mapping[str, Callable[[], Values]]] = {
+        "pending": lambda: {"status": "pending"},
+        "shipped": lambda: {"status": "shipped"},
+        "delivered": lambda: {"status": "delivered"},
+        "cancelled": lambda: {"status": "cancelled"},
+        "large": lambda: {"items": OrderFactory.items(100)},
+    }
+
+    @classmethod
+    def defaults(cls) -> Values:
+        """Return the values of a confirmed order of one to five items."""
+        moment = source.moment()
+        return {
+            "id": source.id_at(moment),
+            "items": cls.items(source.random.randint(1, 5)),
+            "status": "confirmed",
+            "shipping_address": cls.shipping_address(),
+            "created_at": moment,
+        }
+
+    @classmethod
+    def body(cls, user: User, **overrides: Any) -> Values:
+        """Return a body for ``POST /orders`` by `user`."""
+        return {
+            "userId": str(user.id),
+            "items": cls.items(source.random.randint(1, 5)),
+            "shippingAddress": cls.shipping_address(),
+        } | overrides
+
+    @classmethod
+    def items(cls, count: int) -> list[Values]:
+        """Return `count` positions."""
+        return [cls.item() for _ in range(count)]
+
+    @classmethod
+    def item(cls, **overrides: Any) -> Values:
+        """Return a position of an order, in the API's words."""
+        return {
+            "productId": f"sku-{source.random.randint(1, 99999):05}",
+            "name": source.food.fruit(),
+            "price": source.price(),
+            "quantity": source.random.randint(1, 5),
+        } | overrides
+
+    @classmethod
+    def shipping_address(cls) -> Values:
+        """Return an address, in the API's words."""
+        return {
+            "street": source.address.address(),
+            "city": source.address.city(),
+            "state": source.address.state(),
+            "zipCode": source.address.zip_code(),
+            "country": "US",
+        }
+
+    @classmethod
+    def create_batch(cls, count: int, *traits: str, **overrides: Any) -> list[Order]:
+        """Return `count` orders, all of one user."""
+        if "user" not in overrides:
+            overrides["user"] = UserFactory.create()
+        return super().create_batch(count, *traits, **overrides)
+
+    @classmethod
+    def _instance(cls, values: Values) -> Order:
+        total = sum(item["price"] * item["quantity"] for item in values["items"])
+        return super()._instance({"total": total, "user": values.get("user") or UserFactory.build(), **values})
+
+
+@cache
+def _quick_hash(password: str) -> str:
+    """Hash with the cheapest parameters: the service verifies it, and replaces it at the first log-in."""
+    return Passwords(time_cost=1, memory_cost=8, parallelism=1).hash(password)

@@ -1,0 +1,74 @@
+"""The schema's history: numbered files, each with an `up`, and the runner that applies them.
+
+Files are `playhouse.migrations` scripts. Each runs in a transaction of its own, is recorded in the table
+`schema_migration`, and is never changed once it has been released: a change of the schema is a new file.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import NamedTuple
+
+from peewee import PostgresqlDatabase
+from playhouse.migrations import Runner
+
+DIRECTORY = Path(__file__).parent
+# Any number that nothing else in the database uses as an advisory lock; this one spells "shop".
+LOCK_KEY = 0x73686F70
+
+
+class Migration(NamedTuple):
+    """One migration: its file's name without the ending, and when it was applied (None: not yet)."""
+
+    name: str
+    applied: datetime | None
+
+
+def migrate(url: str) -> list[str]:
+    """Apply what is pending and return the names, oldest first.
+
+    An advisory lock is held meanwhile, so that of two runs at once the second waits and then finds nothing to do.
+
+    Args:
+        url: ``postgresql://`` URL of a direct connection; a pooler in transaction mode cannot hold the lock.
+
+    Raises:
+        peewee.OperationalError: The database cannot be reached.
+        peewee.DatabaseError: A migration failed; those before it stay applied, it itself is rolled back.
+    """
+    with _connected(url) as database:
+        database.execute_sql("SELECT pg_advisory_lock(%s)", (LOCK_KEY,))
+        # The lock goes with the connection, whatever happens.
+        applied: list[str] = _runner(database).up()
+        return applied
+
+
+def status(url: str) -> list[Migration]:
+    """Return all migrations in order, applied or not, among them applied ones whose file is gone."""
+    with _connected(url) as database:
+        return [Migration(row.name, row.applied) for row in _runner(database).status()]
+
+
+def fingerprint() -> str:
+    """Return a hash of all migration files: schemas with equal fingerprints are equal."""
+    digest = hashlib.sha256()
+    for path in sorted(DIRECTORY.glob("[0-9]*.py")):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]
+
+
+def _runner(database: PostgresqlDatabase) -> Runner:
+    return Runner(database, str(DIRECTORY))
+
+
+@contextmanager
+def _connected(url: str) -> Iterator[PostgresqlDatabase]:
+    # Not the service's database object: a migration may run longer than a request's statements are allowed to.
+    database = PostgresqlDatabase(url, application_name="shop migrate")
+    database.connect()
+    try:
+        yield database
+    finally:
+        database.close()

@@ -1,0 +1,157 @@
+"""Running the service: the database it starts when it is given none, and the worker processes."""
+
+import logging
+import os
+import secrets
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from multiprocessing import connection, parent_process
+from pathlib import Path
+from typing import Any
+
+import falcon
+from granian import Granian
+from granian.constants import HTTPModes, Interfaces
+from granian.log import LogLevels
+from pydantic import SecretStr
+
+from shop.app import create_app
+from shop.embedded import EmbeddedPostgres, default_home
+from shop.settings import Settings, SettingsError
+
+# Requests in flight get this long to end when a worker is told to stop, in seconds.
+GRACE = 15
+
+
+class PortInUse(Exception):
+    """Somebody listens at the address already; the text is a sentence for a person."""
+
+
+@contextmanager
+def with_database(settings: Settings, *, join: bool) -> Iterator[Settings]:
+    """Yield `settings` with a database in them: the one they name, else the embedded one, running meanwhile.
+
+    Beside the embedded database a missing secret key is made once and kept in the data directory.
+
+    Args:
+        settings: As the operator gave them.
+        join: Whether to use an embedded database that another process runs, instead of refusing.
+
+    Raises:
+        shop.embedded.EmbeddedError: The embedded database cannot run, or runs for another process.
+    """
+    if settings.database_url is not None:
+        yield settings
+        return
+    home = settings.data_dir or default_home()
+    embedded = EmbeddedPostgres(home)
+    embedded.start(join=join)
+    try:
+        yield settings.model_copy(
+            update={
+                "database_url": SecretStr(embedded.url),
+                "secret_key": settings.secret_key or SecretStr(_kept_key(home / "secret-key")),
+            }
+        )
+    finally:
+        embedded.stop()
+
+
+def check_before_serving(settings: Settings) -> None:
+    """Refuse what would fail later, in worker processes or unseen.
+
+    Raises:
+        SettingsError: A database is named, but no secret key.
+        PortInUse: The port is taken.
+    """
+    if settings.database_url is not None and settings.secret_key is None:
+        raise SettingsError("SHOP_SECRET_KEY is required beside SHOP_DATABASE_URL")
+    # The server's own sockets share a port silently (SO_REUSEPORT); this one would not.
+    family, kind, protocol, _, address = _resolve(settings.host, settings.port)
+    with socket.socket(family, kind, protocol) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(address)
+        except OSError as error:
+            where = f"{settings.host}:{settings.port}"
+            raise PortInUse(f"cannot listen on {where}: {error.strerror}; choose another with --port") from error
+
+
+def serve(settings: Settings, *, on_ready: Callable[[str], None]) -> None:
+    """Serve until SIGINT or SIGTERM, then let requests in flight end.
+
+    Args:
+        settings: Complete: with database URL and secret key.
+        on_ready: Called with the address as a URL once it is answered.
+    """
+    server = Granian(
+        "shop.app:create_app",
+        address=settings.host,
+        port=settings.port,
+        interface=Interfaces.WSGI,
+        http=HTTPModes.http1,
+        websockets=False,
+        workers=settings.workers,
+        blocking_threads=settings.threads,
+        respawn_failed_workers=True,
+        workers_kill_timeout=GRACE,
+        log_level=LogLevels.error,
+    )
+    threading.Thread(target=_announce, args=(settings, on_ready), daemon=True).start()
+    server.serve(target_loader=partial(_worker_app, settings), wrap_loader=False)
+
+
+def _worker_app(settings: Settings) -> falcon.App[Any, Any]:
+    """Build the application inside a worker process."""
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    threading.Thread(target=_stop_with_parent, daemon=True).start()
+    return create_app(settings)
+
+
+def _stop_with_parent() -> None:
+    """End this worker when the server process has gone without a word: it would keep the port."""
+    parent = parent_process()
+    if parent is not None:
+        connection.wait([parent.sentinel])
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _announce(settings: Settings, on_ready: Callable[[str], None]) -> None:
+    """Wait until the address accepts connections; the workers bind it one by one."""
+    *_, address = _resolve(settings.host, settings.port)
+    pause = threading.Event()
+    while True:
+        try:
+            socket.create_connection(address[:2], timeout=1).close()
+            break
+        except OSError:
+            pause.wait(0.02)
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    on_ready(f"http://{host}:{settings.port}")
+
+
+def _resolve(host: str, port: int) -> Any:
+    try:
+        return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except (socket.gaierror, UnicodeError) as error:
+        raise SettingsError(f"SHOP_HOST {host!r} is not an address of this machine") from error
+
+
+def _kept_key(path: Path) -> str:
+    """Return the secret key kept at `path`, made when there is none."""
+    if not path.exists():
+        draft = path.with_name(f"{path.name}.{os.getpid()}")
+        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+            file.write(secrets.token_urlsafe(48))
+        try:
+            # Unlike a rename, a link never replaces the key that another process has just made.
+            os.link(draft, path)
+        except FileExistsError:
+            pass
+        finally:
+            draft.unlink()
+    return path.read_text()

@@ -1,0 +1,109 @@
+"""The service's settings, read from ``SHOP_*`` environment variables. Nothing else reads the environment."""
+
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from psycopg2 import ProgrammingError
+from psycopg2.extensions import parse_dsn
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+PREFIX = "SHOP_"
+# RFC 7518, section 3.2: an HS256 key has at least as many bits as the hash.
+MIN_KEY_BYTES = 32
+
+
+class SettingsError(Exception):
+    """A setting is missing or wrong; the text names its variable in one sentence and never holds a secret."""
+
+
+class Settings(BaseSettings):
+    """What an operator can set; each field's description is the text of the README's table.
+
+    Secrets are `SecretStr`, so that neither a repr nor a log line shows them.
+    """
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, frozen=True, extra="ignore")
+
+    database_url: SecretStr | None = Field(
+        None, description="PostgreSQL to use, `postgresql://…`; when unset, the embedded one is started"
+    )
+    data_dir: Path | None = Field(
+        None,
+        description="where the embedded PostgreSQL keeps its data and the secret key; "
+        "when unset, the user's data directory (`/var/lib/shop` for root)",
+    )
+    secret_key: SecretStr | None = Field(
+        None,
+        description=f"key that signs tokens, at least {MIN_KEY_BYTES} bytes; required beside `SHOP_DATABASE_URL`, "
+        "else made once and kept in the data directory",
+    )
+    secret_key_fallbacks: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
+        (), description="former keys, separated by commas: they still verify tokens but sign none"
+    )
+    token_ttl: int = Field(3600, ge=1, le=31_536_000, description="how long a token is valid, in seconds")
+    host: str = Field("127.0.0.1", description="address to listen on")
+    port: int = Field(8000, ge=1, le=65535, description="port to listen on")
+    workers: int = Field(2, ge=1, le=256, description="worker processes")
+    threads: int = Field(8, ge=1, le=256, description="threads of each worker; each keeps one database connection")
+    max_body: int = Field(1_048_576, ge=1, description="longest request body that is read, in bytes")
+    argon2_time_cost: int = Field(2, ge=1, description="Argon2id passes over the memory")
+    argon2_memory_cost: int = Field(19_456, ge=8, description="Argon2id memory for one hash, in KiB")
+    argon2_parallelism: int = Field(1, ge=1, description="Argon2id lanes")
+    connect_timeout: int = Field(5, ge=2, description="longest wait for a database connection, in seconds")
+    statement_timeout: int = Field(10, ge=1, description="longest run of one SQL statement, in seconds")
+    lock_timeout: int = Field(5, ge=1, description="longest wait for a row or table lock, in seconds")
+
+    @field_validator("database_url")
+    @classmethod
+    def _is_postgres_url(cls, url: SecretStr | None) -> SecretStr | None:
+        if url is None:
+            return None
+        text = url.get_secret_value()
+        scheme, separator, rest = text.partition("://")
+        if not separator or scheme not in ("postgresql", "postgres"):
+            raise ValueError("must be a URL that begins with postgresql://")
+        try:
+            parse_dsn(f"postgresql://{rest}")
+        except ProgrammingError:
+            # libpq's own message repeats the URL, password included.
+            raise ValueError("is not a URL that PostgreSQL's client library understands") from None
+        return SecretStr(f"postgresql://{rest}")
+
+    @field_validator("secret_key_fallbacks", mode="before")
+    @classmethod
+    def _split_keys(cls, value: object) -> object:
+        return tuple(filter(None, value.split(","))) if isinstance(value, str) else value
+
+    @field_validator("secret_key", "secret_key_fallbacks")
+    @classmethod
+    def _is_long_enough(
+        cls, value: SecretStr | tuple[SecretStr, ...] | None
+    ) -> SecretStr | tuple[SecretStr, ...] | None:
+        keys = value if isinstance(value, tuple) else (value,)
+        if any(key is not None and len(key.get_secret_value().encode()) < MIN_KEY_BYTES for key in keys):
+            raise ValueError(f"must have at least {MIN_KEY_BYTES} bytes")
+        return value
+
+    @classmethod
+    def load(cls, **overrides: object) -> Self:
+        """Read the environment; `overrides` that are not None win over it.
+
+        Raises:
+            SettingsError: A variable does not hold what it must; the text names all such variables.
+        """
+        given: dict[str, Any] = {name: value for name, value in overrides.items() if value is not None}
+        try:
+            return cls(**given)
+        except ValidationError as error:
+            faults = "; ".join(
+                f"{PREFIX}{str(fault['loc'][0]).upper()} {_in_words(fault['msg'])}"
+                for fault in error.errors(include_input=False, include_url=False)
+            )
+            # The cause is left out: its text repeats the input, which may be a secret.
+            raise SettingsError(faults) from None
+
+
+def _in_words(message: str) -> str:
+    """Turn pydantic's "Value error, must …" or "Input should be …" into words that follow the variable's name."""
+    return message.removeprefix("Value error, ").replace("Input should", "should", 1)
