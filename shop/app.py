@@ -43,7 +43,9 @@ def create_app(settings: Settings, *, clock: Callable[[], datetime] = utc_now) -
         clock=clock,
     )
 
-    app: falcon.App[Any, Any] = falcon.App(middleware=[middleware.RequestId(), middleware.Authentication(tokens)])
+    app: falcon.App[Any, Any] = falcon.App(
+        middleware=[middleware.RequestId(), middleware.OnePathEach(), middleware.Authentication(tokens)]
+    )
     problems.install(app)
     routes: dict[str, object] = {
         "/users": users.UserCollection(passwords, clock, settings.max_body),

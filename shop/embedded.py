@@ -287,11 +287,11 @@ class EmbeddedPostgres:
             log.replace(self.home / "postgres.log.1")
         log_start = log.stat().st_size if log.exists() else 0
 
-        plan = json.dumps(self._plan(lock, account, programs, sockets))
+        plan = self._plan(lock, account, programs, sockets)
         self._lifeline, theirs = socket.socketpair()
         with theirs:
             self._supervisor = subprocess.Popen(
-                [sys.executable, "-I", "-S", embedded_supervisor.__file__, plan],
+                [sys.executable, "-I", "-S", embedded_supervisor.__file__, os.fspath(self.home)],
                 stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
                 cwd="/",
@@ -301,6 +301,7 @@ class EmbeddedPostgres:
             )
         # From here on the lock is the supervisor's: it is free when the server is gone, and not a moment earlier.
         self._close_lock()
+        self._lifeline.sendall(json.dumps(plan).encode() + b"\n")
         word, _, reason = self._lifeline.recv(4096).decode(errors="replace").partition(" ")
         if word != "ready":
             raise EmbeddedError(

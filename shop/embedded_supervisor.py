@@ -3,8 +3,9 @@
 `shop.embedded` runs this file with `python -I -S`, so it uses the standard library only and is up in about 20 ms. It is
 the parent of initdb and of postgres: it signals only its own children, whose numbers cannot be reused before it has
 waited for them. Its standard input is a socket whose other end the service alone holds: end of file there means that
-the service has stopped or died, in whatever way, and everything here is wound up. Through the same socket it tells the
-service `ready`, or `failed` and a sentence. It holds the lock of the data home until the server is gone.
+the service has stopped or died, in whatever way, and everything here is wound up. Through the same socket it gets its
+plan, and tells the service `ready`, or `failed` and a sentence. It holds the lock of the data home until the server is
+gone.
 """
 
 import contextlib
@@ -19,8 +20,9 @@ import time
 from typing import Any
 
 SERVICE = 0  # The socket to the service is our standard input.
-READY_POLL = 0.003  # seconds between two looks at postmaster.pid
-PATIENCE = ((signal.SIGINT, 60.0), (signal.SIGQUIT, 10.0), (signal.SIGKILL, None))  # seconds for each way to end
+POLL = 0.003  # seconds between two looks at what announces itself by no event
+FAST_SHUTDOWN = 60.0  # seconds for a server to end its sessions and make a checkpoint
+PATIENCE = ((signal.SIGINT, FAST_SHUTDOWN), (signal.SIGQUIT, 10.0), (signal.SIGKILL, None))  # each harder than the last
 STEADY = 60.0  # seconds after which a server counts as healthy again
 SETUP_SQL = b"CREATE ROLE shop LOGIN CREATEDB;\nCREATE DATABASE shop OWNER shop;\n"
 PR_SET_PDEATHSIG = 1
@@ -126,7 +128,7 @@ class Supervisor:
         """Run one server to its end and return its exit status; announce the first that gets ready."""
         child = self._start(self._plan["postgres"], subprocess.DEVNULL)
         while not self._announced:
-            if self._ended(child, READY_POLL):
+            if self._ended(child, POLL):
                 return child.returncode
             status = read_status(self._plan["data"])
             if says_ready(status) and status[0] == str(child.pid):
@@ -211,15 +213,19 @@ class Supervisor:
         import psutil  # noqa: PLC0415
 
         while leftovers := [process for process in psutil.process_iter(["name", "cmdline"]) if _serves(process, data)]:
-            # The children of a server carry a title. Without their server they only understand SIGQUIT.
+            # The children of a server carry a title. Without their server they can only be killed, as it would do.
             servers = [each for each in leftovers if not "".join(each.info["cmdline"] or []).startswith("postgres:")]
-            number, seconds = PATIENCE[0] if servers else PATIENCE[1]
             for process in servers or leftovers:
                 with contextlib.suppress(psutil.NoSuchProcess):
-                    process.send_signal(number)
-            for process in psutil.wait_procs(leftovers, timeout=seconds)[1]:
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    process.kill()
+                    process.send_signal(signal.SIGINT if servers else signal.SIGKILL)
+            deadline = time.monotonic() + FAST_SHUTDOWN
+            # Not our children, so no event tells of their end; nor need anybody have reaped them.
+            while left := [process for process in leftovers if _serves(process, data)]:
+                time.sleep(POLL)
+                if time.monotonic() > deadline:
+                    for process in left:
+                        with contextlib.suppress(psutil.NoSuchProcess):
+                            process.kill()
         sockets = self._plan["sockets"]
         stale = [os.path.join(sockets, name) for name in (".s.PGSQL.5432", ".s.PGSQL.5432.lock")]
         for path in [os.path.join(data, "postmaster.pid"), *stale]:
@@ -240,11 +246,12 @@ class Supervisor:
             os.write(SERVICE, word.encode(errors="replace"))
 
     def _say(self, sentence: str) -> None:
-        """Put a sentence into the server's log, and where the service's own errors go."""
+        """Put a sentence into the server's log, and where the service's own errors go once it relies on the server."""
         os.write(self._log, f"supervisor: {sentence}\n".encode(errors="replace"))
-        # The terminal or pipe may be gone by now; the log has the sentence.
-        with contextlib.suppress(OSError):
-            os.write(2, f"shop: {sentence}\n".encode(errors="replace"))
+        if self._announced:
+            # The terminal or pipe may be gone by now; the log has the sentence.
+            with contextlib.suppress(OSError):
+                os.write(2, f"shop: {sentence}\n".encode(errors="replace"))
 
 
 def _serves(process: Any, data: str) -> bool:
@@ -260,4 +267,9 @@ def _serves(process: Any, data: str) -> bool:
 
 if __name__ == "__main__":
     os.umask(0o077)
-    Supervisor(json.loads(sys.argv[1])).run()
+    # The plan comes through the socket, not as an argument: the list of processes is for people to read.
+    with os.fdopen(os.dup(SERVICE), encoding="utf-8") as service:
+        plan = service.readline()
+    # A service that died at once has sent none.
+    if plan.endswith("\n"):
+        Supervisor(json.loads(plan)).run()

@@ -64,11 +64,9 @@ def _reason(text: bytes, error: ValueError) -> str:
 def _is_deeper_than(levels: int, value: object) -> bool:
     """Tell whether containers nest more than `levels` deep, without recursion."""
     layer = [value]
-    for _ in range(levels + 1):
+    for _ in range(levels):
         layer = [child for node in layer for child in _children(node)]
-        if not layer:
-            return False
-    return True
+    return any(isinstance(node, dict | list) for node in layer)
 
 
 def _children(node: object) -> list[object]:

@@ -57,12 +57,12 @@ class Source:
         """Return a time within the year before `LATEST`."""
         return LATEST - self.random.random() * YEAR
 
-    def id_at(self, moment: datetime) -> str:
+    def id_at(self, moment: datetime) -> uuid.UUID:
         """Return a UUID of version 7 (RFC 9562, section 5.7) as if made at `moment`."""
         milliseconds = int(moment.timestamp() * 1000)
         version_7 = 0x7 << 76 | self.random.getrandbits(12) << 64
         variant = 0b10 << 62 | self.random.getrandbits(62)
-        return str(uuid.UUID(int=milliseconds << 80 | version_7 | variant))
+        return uuid.UUID(int=milliseconds << 80 | version_7 | variant)
 
     def price(self) -> Decimal:
         """Return an amount of money from 0.50 to 99.99."""

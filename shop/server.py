@@ -13,7 +13,6 @@ from multiprocessing import connection, parent_process
 from pathlib import Path
 from typing import Any
 
-import falcon
 from granian import Granian
 from granian.constants import HTTPModes, Interfaces
 from granian.log import LogLevels
@@ -105,7 +104,7 @@ def serve(settings: Settings, *, on_ready: Callable[[str], None]) -> None:
     server.serve(target_loader=partial(_worker_app, settings), wrap_loader=False)
 
 
-def _worker_app(settings: Settings) -> falcon.App[Any, Any]:
+def _worker_app(settings: Settings) -> Callable[..., Any]:
     """Build the application inside a worker process."""
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     threading.Thread(target=_stop_with_parent, daemon=True).start()

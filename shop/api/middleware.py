@@ -24,6 +24,20 @@ class RequestId:
         response.set_header("X-Request-ID", request.context.request_id)
 
 
+class OnePathEach:
+    """Keeps one spelling for each path: Falcon takes ``//users`` for ``/users``, and an empty segment for an id."""
+
+    def process_request(self, request: falcon.Request, _response: falcon.Response) -> None:
+        """Refuse paths with empty segments.
+
+        Raises:
+            falcon.HTTPRouteNotFound: There is one, as in ``/users/`` and ``//users``.
+        """
+        path = request.path
+        if "//" in path or (path.endswith("/") and path != "/"):
+            raise falcon.HTTPRouteNotFound
+
+
 class Authentication:
     """Lets a request through to its resource only with a valid token, unless the resource is open to anyone.
 

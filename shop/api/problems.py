@@ -6,6 +6,7 @@ from typing import Any
 import falcon
 
 from shop import database, errors, exactjson
+from shop.api import middleware
 
 log = logging.getLogger(__name__)
 
@@ -77,6 +78,9 @@ def _write(
     *,
     faults: tuple[errors.FieldError, ...] = (),
 ) -> None:
+    if "request_id" not in request.context:
+        # Falcon refuses some methods before any middleware runs.
+        middleware.RequestId().process_request(request, response)
     title = falcon.code_to_http_status(status).split(" ", 1)[1]
     problem: dict[str, object] = {"title": title, "status": status, "code": code, "error": sentence}
     if faults:

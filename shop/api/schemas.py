@@ -39,7 +39,7 @@ def _storable(text: str) -> str:
 def _address(text: str) -> str:
     # Whether a domain exists or is reserved is a matter of delivery, and delivery is not checked.
     try:
-        return validate_email(text, check_deliverability=False, test_environment=True).normalized
+        return validate_email(text, check_deliverability=False, test_environment=True, strict=True).normalized
     except EmailNotValidError:
         raise _fault("must be a valid e-mail address") from None
 
@@ -84,17 +84,18 @@ def _text(low: int, high: int | None, *, strip: bool = False) -> StringConstrain
     return StringConstraints(min_length=low, max_length=high, strip_whitespace=strip)
 
 
-Name = Annotated[str, _NFC, _text(2, 100, strip=True), _STORABLE]
-Email = Annotated[str, _NFC, _text(1, 254, strip=True), _STORABLE, AfterValidator(_address)]
-LoginEmail = Annotated[str, _NFC, _text(1, None, strip=True), _STORABLE, AfterValidator(_address_if_valid)]
+# A limit follows its type at once: behind a validator pydantic would apply it to anything with a length.
+Name = Annotated[str, _text(2, 100, strip=True), _NFC, _STORABLE]
+Email = Annotated[str, _text(1, 254, strip=True), _NFC, _STORABLE, AfterValidator(_address)]
+LoginEmail = Annotated[str, _text(1, None, strip=True), _NFC, _STORABLE, AfterValidator(_address_if_valid)]
 Password = Annotated[str, _text(6, 255), _STORABLE]
 LoginPassword = Annotated[str, _text(1, None), _STORABLE]
 UserId = Annotated[str, _text(1, None), _STORABLE]
 ProductId = Annotated[str, _text(1, 100), _STORABLE]
 ProductName = Annotated[str, _text(1, 200, strip=True), _STORABLE]
-Quantity = Annotated[int, BeforeValidator(_whole), Field(ge=1, le=10_000)]
+Quantity = Annotated[int, Field(ge=1, le=10_000), BeforeValidator(_whole)]
 Price = Annotated[
-    Decimal, BeforeValidator(_number), Field(ge=0, le=Decimal("99999.99")), AfterValidator(_exact_to_the_cent)
+    Decimal, Field(ge=0, le=Decimal("99999.99")), BeforeValidator(_number), AfterValidator(_exact_to_the_cent)
 ]
 Street = Annotated[str, _text(1, 200, strip=True), _STORABLE]
 AddressPart = Annotated[str, _text(0, 200), _STORABLE]

@@ -1,7 +1,7 @@
 """Base classes of the tests, and assertions in the words of the API.
 
-`ApiTestCase` is the one to take: each test runs in a transaction that is rolled back. `CommittedApiTestCase` is for what
-needs real commits, such as races between threads; its rows are deleted afterwards.
+`ApiTestCase` is the one to take: each test runs in a transaction that is rolled back. `CommittedApiTestCase` is for
+what needs real commits, such as races between threads; its rows are deleted afterwards.
 """
 
 import os

@@ -30,7 +30,7 @@ from shop.embedded import EmbeddedPostgres
 
 # Before the import below, which reads it: seconds between looks at a starting container, one second by default.
 os.environ.setdefault("TC_POOLING_INTERVAL", "0.1")
-from testcontainers.community.postgres import PostgresContainer  # noqa: E402
+from testcontainers.community.postgres import PostgresContainer
 
 SOURCES = ("url", "container", "embedded")
 DEFAULT_IMAGE = "postgres:18-alpine"
@@ -108,9 +108,7 @@ def clone(name: str) -> str:
     template, identifier = sql.Identifier(_template()), sql.Identifier(name)
     drop = sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(identifier)
     server().execute(drop)
-    server().execute(
-        sql.SQL("CREATE DATABASE {} TEMPLATE {} STRATEGY FILE_COPY").format(identifier, template)
-    )
+    server().execute(sql.SQL("CREATE DATABASE {} TEMPLATE {} STRATEGY FILE_COPY").format(identifier, template))
     atexit.register(server().execute, drop)
     return server().url_of(name)
 

@@ -74,6 +74,8 @@ class SandboxedDatabase(Database):
         """Begin what the service takes for a transaction."""
         if isolation_level is not None:
             raise SandboxError(f"isolation level {isolation_level} needs a CommittedApiTestCase")
+        # As outside: the first use of a thread opens its connection.
+        self.cursor().close()
         self.pinned.begin()
 
     def commit(self) -> None:

@@ -1,0 +1,79 @@
+"""What users do from beginning to end, in the sandbox: only what the API answers counts."""
+
+from decimal import Decimal
+
+from shop.factories import OrderFactory, UserFactory
+from shop.models import Order
+from tests.harness.cases import ApiTestCase
+from tests.harness.postgres import setUpModule, tearDownModule  # noqa: F401
+
+
+class FlowTest(ApiTestCase):
+    """Flows by name."""
+
+    def register_and_log_in(self, **overrides):
+        """Return a new user as the API shows it, and the headers that the user's requests carry."""
+        body = UserFactory.body(**overrides)
+        user = self.client.post("/users", body).json
+        login = self.client.post("/users/login", {"email": body["email"], "password": body["password"]}, status=200)
+        return user, {"Authorization": f"Bearer {login.json['token']}"}
+
+    def test_register_log_in_place_an_order_read_it_back(self):
+        user, headers = self.register_and_log_in(name="Ada Lovelace", email="ada@example.com")
+        body = {
+            "userId": user["id"],
+            "items": [
+                {"productId": "tea-1", "name": "Tea", "price": Decimal("29.99"), "quantity": 2},
+                {"productId": "pot-1", "name": "Pot", "price": Decimal("49.99"), "quantity": 1},
+            ],
+            "shippingAddress": {"street": "1 Main St", "city": "London"},
+        }
+        placed = self.client.post("/orders", body, **headers)
+        read = self.client.get(placed.headers["Location"], **headers).json
+        owner = {"id": user["id"], "name": "Ada Lovelace", "email": "ada@example.com"}
+        self.assertEqual(placed.json | {"user": owner}, read)
+        self.assertEqual((109.97, "confirmed"), (read["total"], read["status"]))
+
+    def test_a_duplicate_e_mail_is_refused_and_the_first_account_still_works(self):
+        body = UserFactory.body()
+        self.client.post("/users", body)
+        response = self.client.post("/users", body | {"password": "another password"}, status=409)
+        self.assertProblem(response, 409, "EMAIL_EXISTS", "Email already registered")
+        self.client.post("/users/login", {"email": body["email"], "password": body["password"]}, status=200)
+
+    def test_a_wrong_password_gets_no_token_and_the_right_one_still_does(self):
+        body = UserFactory.body()
+        self.client.post("/users", body)
+        wrong = self.client.post("/users/login", {"email": body["email"], "password": "wrong password"}, status=401)
+        self.assertProblem(wrong, 401, "INVALID_CREDENTIALS", "Invalid credentials")
+        self.client.post("/users/login", {"email": body["email"], "password": body["password"]}, status=200)
+
+    def test_an_invalid_uuid_is_nobody_and_no_order(self):
+        _, headers = self.register_and_log_in()
+        user = self.client.get("/users/not-a-uuid", status=404, **headers)
+        self.assertProblem(user, 404, "USER_NOT_FOUND", "User not found")
+        order = self.client.get("/orders/not-a-uuid", status=404, **headers)
+        self.assertProblem(order, 404, "ORDER_NOT_FOUND", "Order not found")
+
+    def test_an_empty_item_list_places_no_order(self):
+        user, headers = self.register_and_log_in()
+        body = {"userId": user["id"], "items": [], "shippingAddress": {"street": "1 Main St"}}
+        response = self.client.post("/orders", body, status=400, **headers)
+        self.assertProblem(response, 400, "VALIDATION_ERROR")
+        self.assertIn("at least one item", response.json["error"])
+        self.assertEqual(0, Order.select().count())
+
+    def test_a_total_over_several_items_is_exact(self):
+        user, headers = self.register_and_log_in()
+        items = [OrderFactory.item(price=Decimal("0.10"), quantity=1) for _ in range(10)]
+        body = {"userId": user["id"], "items": items, "shippingAddress": {"street": "1 Main St"}}
+        self.assertIn('"total":1.00,', self.client.post("/orders", body, **headers).text)
+
+    def test_an_order_for_a_user_deleted_in_between_finds_no_user(self):
+        user = UserFactory.create()
+        self.client.post("/orders", OrderFactory.body(user), user=user)
+        Order.delete().execute()
+        user.delete_instance()
+        response = self.client.post("/orders", OrderFactory.body(user), user=user, status=404)
+        self.assertProblem(response, 404, "USER_NOT_FOUND", "User not found")
+        self.assertEqual(0, Order.select().count())

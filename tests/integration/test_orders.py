@@ -1,0 +1,200 @@
+"""``POST /orders`` and ``GET /orders/{id}``: every row and every error of the contract, and money to the cent."""
+
+from datetime import UTC, datetime
+from decimal import Decimal
+
+from shop.factories import OrderFactory, UserFactory
+from shop.models import Order
+from tests.harness.cases import ApiTestCase, rfc3339
+from tests.harness.postgres import setUpModule, tearDownModule  # noqa: F401
+
+NEVER = "0199e0c1-0000-7000-8000-000000000001"
+item = OrderFactory.item
+
+
+class PlacingTest(ApiTestCase):
+    """``POST /orders``."""
+
+    def setUp(self):
+        super().setUp()
+        self.user = UserFactory.create()
+
+    def place(self, expected_status=201, **overrides):
+        """Send an order of the user, with some fields replaced."""
+        return self.client.post(
+            "/orders", OrderFactory.body(self.user, **overrides), user=self.user, status=expected_status
+        )
+
+    def test_a_placed_order_is_shown_stored_and_located(self):
+        before = datetime.now(UTC)
+        items = [item(productId="tea-1", name="Tea", price=Decimal("4.50"), quantity=3)]
+        address = {"street": "1 Main St", "city": "Springfield", "state": "IL", "zipCode": "62701", "country": "US"}
+        response = self.place(items=items, shippingAddress=address)
+        order = self.assertOrderStored(response.json)
+        self.assertEqual(
+            {
+                "id": str(order.id),
+                "userId": str(self.user.id),
+                "items": [{"productId": "tea-1", "name": "Tea", "price": 4.5, "quantity": 3}],
+                "total": 13.5,
+                "status": "confirmed",
+                "shippingAddress": address,
+                "createdAt": rfc3339(order.created_at),
+            },
+            response.json,
+        )
+        self.assertEqual(f"/orders/{order.id}", response.headers["Location"])
+        self.assertTrue(before <= order.created_at <= datetime.now(UTC))
+        self.assertEqual(7, order.id.version)
+
+    def test_totals_are_exact(self):
+        for positions, total in (
+            ([("29.99", 2), ("49.99", 1)], "109.97"),
+            ([("0.10", 1)] * 10, "1.00"),
+            ([("0.10", 3), ("0.20", 3)], "0.90"),
+            ([("1.15", 3), ("0.01", 1)], "3.46"),
+            ([("0", 1)], "0.00"),
+            ([("99999.99", 1000)], "99999990.00"),
+            ([("99999.99", 1000), ("9.99", 1)], "99999999.99"),
+        ):
+            with self.subTest(total):
+                response = self.place(items=[item(price=Decimal(price), quantity=count) for price, count in positions])
+                # The digits themselves, not what a float makes of them.
+                self.assertIn(f'"total":{total},', response.text)
+                self.assertEqual(Decimal(total), self.assertOrderStored(response.json).total)
+
+    def test_a_total_beyond_the_largest_is_refused(self):
+        items = [item(price=Decimal("99999.99"), quantity=1000), item(price=Decimal("10.00"), quantity=1)]
+        response = self.place(400, items=items)
+        self.assertProblem(response, 400, "VALIDATION_ERROR")
+        self.assertFields({"items": "must not come to a total of more than 99999999.99"}, response)
+        self.assertEqual(0, Order.select().count())
+
+    def test_a_number_may_be_written_in_any_way_that_has_its_value(self):
+        for price, quantity, total in (("1e1", "2.0", "20.00"), ("0.5", "1e3", "500.00"), ("2", "2", "4.00")):
+            with self.subTest(price=price, quantity=quantity):
+                items = f'[{{"productId": "p", "name": "n", "price": {price}, "quantity": {quantity}}}]'
+                body = f'{{"userId": "{self.user.id}", "items": {items}, "shippingAddress": {{"street": "s"}}}}'
+                response = self.client.request("POST", "/orders", body.encode(), user=self.user, status=201)
+                self.assertIn(f'"total":{total},', response.text)
+
+    def test_missing_fields_are_all_listed_also_inside_items_and_address(self):
+        response = self.client.post("/orders", {"items": [{}], "shippingAddress": {}}, user=self.user, status=400)
+        missing = [
+            "userId",
+            "items[0].productId",
+            "items[0].name",
+            "items[0].price",
+            "items[0].quantity",
+            "shippingAddress.street",
+        ]
+        sentence = f"{', '.join(missing[:-1])} and {missing[-1]} are required"
+        self.assertProblem(response, 400, "MISSING_FIELDS", sentence)
+        self.assertFields(dict.fromkeys(missing, "is required"), response)
+
+    def test_an_empty_list_of_items_is_invalid_not_missing(self):
+        response = self.place(400, items=[])
+        self.assertProblem(response, 400, "VALIDATION_ERROR", "items must have at least one item")
+        self.assertFields({"items": "must have at least one item"}, response)
+
+    def test_each_limit_is_refused_one_step_beyond_it(self):
+        for field, overrides, fault in (
+            ("items", {"items": OrderFactory.items(101)}, "must have at most 100 items"),
+            ("items", {"items": "tea"}, "must be an array"),
+            ("items[0]", {"items": ["tea"]}, "must be an object"),
+            ("items[0].productId", {"items": [item(productId="x" * 101)]}, "must have at most 100 characters"),
+            ("items[0].productId", {"items": [item(productId=7)]}, "must be a string"),
+            ("items[0].name", {"items": [item(name="x" * 201)]}, "must have at most 200 characters"),
+            ("items[0].name", {"items": [item(name="a\0b")]}, "must not contain the character NUL"),
+            ("items[0].price", {"items": [item(price=Decimal("-0.01"))]}, "must be at least 0"),
+            ("items[0].price", {"items": [item(price=Decimal("100000"))]}, "must be at most 99999.99"),
+            ("items[0].price", {"items": [item(price=Decimal("1e400"))]}, "must be at most 99999.99"),
+            ("items[0].price", {"items": [item(price=Decimal("0.001"))]}, "must have at most two decimals"),
+            ("items[0].price", {"items": [item(price="5")]}, "must be a number"),
+            ("items[0].price", {"items": [item(price=True)]}, "must be a number"),
+            ("items[0].quantity", {"items": [item(quantity=0)]}, "must be at least 1"),
+            ("items[0].quantity", {"items": [item(quantity=10_001)]}, "must be at most 10000"),
+            ("items[0].quantity", {"items": [item(quantity=Decimal("1e400"))]}, "must be at most 10000"),
+            ("items[0].quantity", {"items": [item(quantity=Decimal("1.9"))]}, "must be a whole number"),
+            ("items[0].quantity", {"items": [item(quantity=True)]}, "must be a whole number"),
+            ("items[0].quantity", {"items": [item(quantity="5")]}, "must be a whole number"),
+            ("items[0].colour", {"items": [item(colour="red")]}, "is not a known field"),
+            ("items[1].quantity", {"items": [item(), item(quantity=0)]}, "must be at least 1"),
+            ("shippingAddress", {"shippingAddress": "home"}, "must be an object"),
+            ("shippingAddress.street", {"shippingAddress": {"street": "x" * 201}}, "must have at most 200 characters"),
+            ("shippingAddress.city", {"shippingAddress": {"street": "s", "city": 5}}, "must be a string"),
+            ("shippingAddress.planet", {"shippingAddress": {"street": "s", "planet": "x"}}, "is not a known field"),
+            ("userId", {"userId": 5}, "must be a string"),
+            ("status", {"status": "shipped"}, "is not a known field"),
+            ("total", {"total": 1}, "is not a known field"),
+        ):
+            with self.subTest(field=field, fault=fault):
+                response = self.place(400, **overrides)
+                self.assertProblem(response, 400, "VALIDATION_ERROR", f"{field} {fault}")
+                self.assertFields({field: fault}, response)
+        self.assertEqual(0, Order.select().count(), "nothing was written")
+
+    def test_each_limit_is_accepted_exactly(self):
+        for overrides in (
+            {"items": OrderFactory.items(100)},
+            {"items": [item(productId="x" * 100, name="y" * 200, quantity=10_000, price=Decimal("0.01"))]},
+            {"items": [item(price=Decimal("99999.99"), quantity=1)]},
+            {"shippingAddress": {"street": "x" * 200, "city": "y" * 200, "state": "", "zipCode": None}},
+        ):
+            with self.subTest(overrides):
+                self.assertOrderStored(self.place(**overrides).json)
+
+    def test_optional_parts_of_the_address_that_are_not_given_are_left_out(self):
+        shown = self.place(shippingAddress={"street": "1 Main St", "city": None, "country": ""}).json
+        self.assertEqual({"street": "1 Main St", "country": ""}, shown["shippingAddress"])
+
+    def test_text_comes_back_as_it_was_sent(self):
+        name = 'Caf\u00e9 "\u2615\ufe0f" \\ \U0001f600 \u202e <script> \t\n'.strip()
+        self.assertEqual(name, self.place(items=[item(name=name)]).json["items"][0]["name"])
+
+    def test_an_order_for_somebody_else_or_nobody_or_no_id_is_for_a_user_that_is_not_there(self):
+        for user_id in (str(UserFactory.create().id), NEVER, "not-an-id", "\U0001f600"):
+            with self.subTest(user_id):
+                response = self.place(404, userId=user_id)
+                self.assertProblem(response, 404, "USER_NOT_FOUND", "User not found")
+        self.assertEqual(0, Order.select().count())
+
+    def test_staff_places_no_orders_for_others(self):
+        body = OrderFactory.body(self.user)
+        response = self.client.post("/orders", body, user=UserFactory.create("staff"), status=404)
+        self.assertProblem(response, 404, "USER_NOT_FOUND")
+
+    def test_without_a_token_nothing_is_read_or_written(self):
+        response = self.client.post("/orders", {"not": "valid"}, status=401)
+        self.assertProblem(response, 401, "UNAUTHORIZED")
+
+
+class ReadingTest(ApiTestCase):
+    """``GET /orders/{id}``."""
+
+    def test_an_order_is_shown_with_its_owner_to_the_owner_and_to_staff(self):
+        order = OrderFactory.create("shipped")
+        for reader in (order.user, UserFactory.create("staff")):
+            shown = self.client.get(f"/orders/{order.id}", user=reader).json
+            owner = shown.pop("user")
+            self.assertEqual({"id": str(order.user.id), "name": order.user.name, "email": order.user.email}, owner)
+            self.assertOrderStored(shown)
+            self.assertEqual(("shipped", str(order.user.id)), (shown["status"], shown["userId"]))
+
+    def test_what_is_not_yours_what_never_was_and_what_is_no_id_are_one_answer(self):
+        reader, foreign = UserFactory.create(), OrderFactory.create()
+        answers = set()
+        for order_id in (foreign.id, NEVER, "not-an-id", "0"):
+            with self.subTest(order_id):
+                response = self.client.get(f"/orders/{order_id}", user=reader, status=404, X_Request_ID="same")
+                self.assertProblem(response, 404, "ORDER_NOT_FOUND", "Order not found")
+                answers.add((response.body, str(sorted(response.headers.items()))))
+        self.assertEqual(1, len(answers), "the same 404, to the byte")
+
+    def test_staff_finds_no_order_that_never_was(self):
+        response = self.client.get(f"/orders/{NEVER}", user=UserFactory.create("staff"), status=404)
+        self.assertProblem(response, 404, "ORDER_NOT_FOUND", "Order not found")
+
+    def test_without_a_token_an_order_is_not_shown(self):
+        response = self.client.get(f"/orders/{OrderFactory.create().id}", status=401)
+        self.assertProblem(response, 401, "UNAUTHORIZED")

@@ -1,0 +1,173 @@
+"""What HTTP asks of every path: one shape for every error, methods, sizes, media types, request ids, health."""
+
+import warnings
+from unittest import mock
+
+from peewee import InternalError, OperationalError
+
+from shop.database import Database
+from shop.factories import UserFactory
+from shop.models import User
+from tests.harness.cases import ApiTestCase, make_client
+from tests.harness.postgres import setUpModule, tearDownModule  # noqa: F401
+
+
+class PathAndMethodTest(ApiTestCase):
+    """Paths that are not there and methods that a path does not have."""
+
+    def test_an_unknown_path_is_a_404_of_the_one_shape(self):
+        for path in ("/", "/nothing", "/users/", "/users//", "/Users", "/users/login/", "/orders/1/items",
+                     "/users/../orders", "/%00", "/livez/", "/users/x/y"):  # fmt: skip
+            with self.subTest(path):
+                response = self.client.request("GET", path, status=404)
+                self.assertProblem(response, 404, "NOT_FOUND", "There is nothing at this path")
+
+    def test_a_method_that_a_path_does_not_have_is_a_405_that_says_which_it_has(self):
+        user = UserFactory.create()
+        for method, path, allowed in (
+            ("GET", "/users", {"POST", "OPTIONS"}),
+            ("PUT", f"/users/{user.id}", {"GET", "HEAD", "OPTIONS"}),
+            ("DELETE", "/orders", {"POST", "OPTIONS"}),
+            ("POST", "/livez", {"GET", "HEAD", "OPTIONS"}),
+            ("PATCH", "/users/login", {"POST", "OPTIONS"}),
+        ):
+            for sender in (user, None):
+                with self.subTest(method=method, path=path, sender=sender):
+                    response = self.client.request(method, path, user=sender, status=405)
+                    self.assertProblem(response, 405, "METHOD_NOT_ALLOWED")
+                    self.assertEqual(allowed, set(response.headers["Allow"].split(", ")))
+
+    def test_a_method_that_http_does_not_have_is_refused(self):
+        # WEBSOCKET is a name that Falcon keeps for itself.
+        for method in ("BREW", "WEBSOCKET"):
+            with self.subTest(method), warnings.catch_warnings():
+                # WebTest's lint knows the methods too.
+                warnings.simplefilter("ignore")
+                response = self.client.request(method, "/users", status=400)
+                self.assertProblem(response, 400, "BAD_REQUEST")
+
+    def test_head_answers_as_get_does_without_the_body(self):
+        user = UserFactory.create()
+        for path in (f"/users/{user.id}", "/livez", "/readyz"):
+            with self.subTest(path):
+                got = self.client.get(path, user=user)
+                head = self.client.request("HEAD", path, user=user, status=200)
+                self.assertEqual(b"", head.body)
+                for header in ("Content-Type", "Content-Length"):
+                    self.assertEqual(got.headers[header], head.headers[header])
+
+    def test_head_needs_a_token_where_get_does(self):
+        self.client.request("HEAD", f"/users/{UserFactory.create().id}", status=401)
+
+    def test_options_says_what_is_allowed_to_anyone(self):
+        for path, allowed in (("/users", {"POST"}), ("/orders/1", {"GET", "HEAD"}), ("/livez", {"GET", "HEAD"})):
+            with self.subTest(path):
+                response = self.client.request("OPTIONS", path, status=200)
+                self.assertEqual(allowed, set(response.headers["Allow"].split(", ")))
+
+
+class BodyTest(ApiTestCase):
+    """What is read at all."""
+
+    def test_a_body_longer_than_the_limit_is_refused(self):
+        client = make_client(max_body=1000)
+        user = UserFactory.create()
+        for path, sender in (("/users", None), ("/users/login", None), ("/orders", user)):
+            with self.subTest(path):
+                response = client.request("POST", path, b" " * 1001, user=sender, status=413)
+                self.assertProblem(response, 413, "PAYLOAD_TOO_LARGE", "The body must not be longer than 1000 bytes")
+                # One byte less is read, and found to be no JSON.
+                self.assertProblem(
+                    client.request("POST", path, b" " * 1000, user=sender, status=400), 400, "MALFORMED_JSON"
+                )
+
+    def test_the_limit_is_a_mebibyte(self):
+        body = b'{"name": "' + b"x" * (1 << 20) + b'"}'
+        self.assertProblem(self.client.request("POST", "/users", body, status=413), 413, "PAYLOAD_TOO_LARGE")
+
+    def test_a_body_that_is_not_declared_to_be_json_is_refused(self):
+        body = b'{"email": "ada@example.com", "password": "secret1"}'
+        for content_type in (None, "text/plain", "application/x-www-form-urlencoded", "application/jsonx", ";", "json"):
+            with self.subTest(content_type):
+                response = self.client.request("POST", "/users/login", body, content_type=content_type, status=415)
+                self.assertProblem(response, 415, "UNSUPPORTED_MEDIA_TYPE", "Content-Type must be application/json")
+
+    def test_json_may_be_declared_with_parameters_and_in_any_case(self):
+        body = b'{"email": "ada@example.com", "password": "secret1"}'
+        for content_type in ("application/json; charset=utf-8", "Application/JSON"):
+            with self.subTest(content_type):
+                self.client.request("POST", "/users/login", body, content_type=content_type, status=401)
+
+    def test_a_body_that_is_no_json_is_malformed_and_says_where(self):
+        response = self.client.request("POST", "/users", b'{"name": NaN}', status=400)
+        self.assertProblem(response, 400, "MALFORMED_JSON")
+        self.assertIn("line 1 column 10", response.json["error"])
+
+    def test_json_that_is_no_object_is_invalid(self):
+        for body in (b"[]", b"null", b'"text"', b"5", b"true"):
+            with self.subTest(body):
+                response = self.client.request("POST", "/users", body, status=400)
+                self.assertProblem(response, 400, "VALIDATION_ERROR", "The body must be a JSON object")
+
+    def test_a_body_that_ends_early_is_malformed(self):
+        response = self.client.request("POST", "/users", b'{"name": "Ada"}', status=400, Content_Length="100")
+        self.assertProblem(response, 400, "MALFORMED_JSON", "The body ended before its Content-Length")
+
+
+class RequestIdTest(ApiTestCase):
+    """``X-Request-ID``."""
+
+    def test_a_well_formed_id_is_kept_and_stands_in_the_error(self):
+        response = self.client.get("/nothing", status=404, X_Request_ID="abc-123_4.5")
+        self.assertEqual("abc-123_4.5", response.headers["X-Request-ID"])
+        self.assertEqual("abc-123_4.5", response.json["requestId"])
+
+    def test_an_id_that_is_missing_or_not_well_formed_is_replaced(self):
+        for sent in ({}, {"X_Request_ID": "a b"}, {"X_Request_ID": "x" * 129}, {"X_Request_ID": "<script>"}):
+            with self.subTest(sent):
+                made = self.client.get("/livez", **sent).headers["X-Request-ID"]
+                self.assertRegex(made, r"^[0-9a-f-]{36}$")
+
+
+class FailureTest(ApiTestCase):
+    """What the caller sees of failures that are not theirs."""
+
+    def test_health_is_answered_to_anyone(self):
+        self.assertEqual({"status": "alive"}, self.client.get("/livez").json)
+        self.assertEqual({"status": "ready"}, self.client.get("/readyz").json)
+
+    def test_without_its_database_the_service_is_alive_but_not_ready(self):
+        # Port 1 refuses every connection.
+        client = make_client(database_url="postgresql://shop@127.0.0.1:1/shop")
+        self.addCleanup(make_client)
+        client.get("/livez")
+        # The sandbox keeps its own connection open, so the service is made to connect as it would outside.
+        with mock.patch.object(Database, "execute_sql", side_effect=OperationalError("connection refused")):
+            for send in (
+                lambda: client.get("/readyz", status=503),
+                lambda: client.post("/users", UserFactory.body(), status=503),
+            ):
+                with self.assertLogs("shop.api.problems", "WARNING"):
+                    response = send()
+                self.assertProblem(response, 503, "SERVICE_UNAVAILABLE", "The service is temporarily unavailable")
+                self.assertEqual("1", response.headers["Retry-After"])
+
+    def test_an_unforeseen_failure_is_a_500_that_tells_nothing_but_its_id(self):
+        for failure in (RuntimeError("what only we know"), InternalError("what only we know")):
+            with (
+                self.subTest(failure),
+                mock.patch.object(Database, "rows", side_effect=failure),
+                self.assertLogs("shop.api.problems", "ERROR") as logs,
+            ):
+                response = self.client.get("/readyz", status=500)
+                self.assertProblem(response, 500, "INTERNAL_ERROR", "Something went wrong on our side")
+                self.assertNotIn("only we know", response.text)
+                self.assertIn(response.json["requestId"], logs.output[0])
+                self.assertIn("what only we know", logs.output[0])
+
+    def test_a_failure_leaves_nothing_behind_and_the_next_request_works(self):
+        body = UserFactory.body()
+        with mock.patch("shop.api.responses.write", side_effect=RuntimeError), self.assertLogs("shop", "ERROR"):
+            self.client.post("/users", body, status=500)
+        self.assertEqual(1, User.select().count(), "the registration itself was committed before the answer failed")
+        self.client.post("/users", body, status=409)

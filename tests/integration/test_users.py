@@ -1,0 +1,284 @@
+"""``POST /users``, ``POST /users/login`` and ``GET /users/{id}``: every row and every error of the contract."""
+
+import re
+from datetime import UTC, datetime, timedelta
+
+from shop import exactjson
+from shop.factories import PASSWORD, UserFactory
+from shop.models import User
+from tests.harness.cases import ApiTestCase, make_client, rfc3339
+from tests.harness.postgres import setUpModule, tearDownModule  # noqa: F401
+
+NOBODY = "0199e0c1-0000-7000-8000-000000000001"
+
+
+class RegistrationTest(ApiTestCase):
+    """``POST /users``."""
+
+    def test_a_registered_user_is_shown_stored_and_located(self):
+        before = datetime.now(UTC)
+        body = UserFactory.body(name="Ada Lovelace", email="ada@example.com")
+        response = self.client.post("/users", body)
+        user = User.get(User.email == "ada@example.com")
+        self.assertUserShown(user, response.json)
+        self.assertEqual(f"/users/{user.id}", response.headers["Location"])
+        self.assertEqual("application/json", response.content_type)
+        self.assertEqual(("Ada Lovelace", "customer", 7), (user.name, user.role, user.id.version))
+        self.assertTrue(before <= user.created_at <= datetime.now(UTC))
+
+    def test_the_password_is_stored_as_an_argon2id_hash_only(self):
+        user_id = self.client.post("/users", UserFactory.body(password="pa55word")).json["id"]
+        stored = User.get_by_id(user_id).password_hash
+        self.assertRegex(stored, r"^\$argon2id\$")
+        self.assertNotIn("pa55word", stored)
+
+    def test_missing_fields_are_all_listed_whether_absent_null_or_empty(self):
+        for body in ({}, {"name": None, "email": None, "password": None}, {"name": "", "email": " ", "password": ""}):
+            with self.subTest(body):
+                response = self.client.post("/users", body, status=400)
+                self.assertProblem(response, 400, "MISSING_FIELDS", "name, email and password are required")
+                self.assertFields(dict.fromkeys(("name", "email", "password"), "is required"), response)
+
+    def test_one_missing_field_is_named_in_the_singular(self):
+        body = UserFactory.body()
+        del body["email"]
+        response = self.client.post("/users", body, status=400)
+        self.assertProblem(response, 400, "MISSING_FIELDS", "email is required")
+
+    def test_a_request_without_a_body_lacks_every_field(self):
+        response = self.client.request("POST", "/users", status=400)
+        self.assertProblem(response, 400, "MISSING_FIELDS", "name, email and password are required")
+
+    def test_missing_and_invalid_fields_are_reported_together(self):
+        response = self.client.post("/users", {"name": "A", "password": "12345", "role": "staff"}, status=400)
+        self.assertProblem(response, 400, "MISSING_FIELDS", "email is required")
+        self.assertFields(
+            {
+                "name": "must have at least 2 characters",
+                "email": "is required",
+                "password": "must have at least 6 characters",
+                "role": "is not a known field",
+            },
+            response,
+        )
+
+    def test_each_limit_is_refused_one_step_beyond_it(self):
+        for field, value, fault in (
+            ("name", "A", "must have at least 2 characters"),
+            ("name", "A" * 101, "must have at most 100 characters"),
+            ("name", " A ", "must have at least 2 characters"),
+            ("name", 17, "must be a string"),
+            ("name", "A\0da", "must not contain the character NUL"),
+            ("email", "ada", "must be a valid e-mail address"),
+            ("email", "ada@", "must be a valid e-mail address"),
+            ("email", "ada@example", "must be a valid e-mail address"),
+            ("email", "ada@@example.com", "must be a valid e-mail address"),
+            ("email", f"{'a' * 65}@example.com", "must be a valid e-mail address"),
+            ("email", ["ada@example.com"], "must be a string"),
+            ("password", "12345", "must have at least 6 characters"),
+            ("password", "x" * 256, "must have at most 255 characters"),
+            ("password", "secret\0", "must not contain the character NUL"),
+            ("password", 123456, "must be a string"),
+            ("role", "staff", "is not a known field"),
+        ):
+            with self.subTest(field=field, value=value):
+                response = self.client.post("/users", UserFactory.body(**{field: value}), status=400)
+                self.assertProblem(response, 400, "VALIDATION_ERROR", f"{field} {fault}")
+                self.assertFields({field: fault}, response)
+        self.assertEqual(0, User.select().count(), "nothing was written")
+
+    def test_each_limit_is_accepted_exactly(self):
+        for limits in (
+            {"name": "Al", "password": "123456"},
+            {"name": "é" * 100, "password": "ü" * 255},
+            {"email": f"{'a' * 64}@{'b' * 63}.{'c' * 63}.example.com"},
+            {"email": "o'hara+shop@xn--bcher-kva.example"},
+        ):
+            with self.subTest(limits):
+                self.client.post("/users", UserFactory.body(**limits))
+
+    def test_a_name_is_trimmed_and_composed(self):
+        shown = self.client.post("/users", UserFactory.body(name="  Rene\u0301e ")).json
+        self.assertEqual("Ren\u00e9e", shown["name"])
+
+    def test_an_address_that_has_an_account_is_refused_in_any_case_and_composition(self):
+        UserFactory.create(email="zo\u00eb@example.com")
+        for email in (
+            "zo\u00eb@example.com",
+            "ZO\u00cb@Example.COM",
+            "zoe\u0308@example.com",
+            " zo\u00eb@example.com ",
+        ):
+            with self.subTest(email):
+                response = self.client.post("/users", UserFactory.body(email=email), status=409)
+                self.assertProblem(response, 409, "EMAIL_EXISTS", "Email already registered")
+        self.assertEqual(1, User.select().count())
+
+    def test_the_flood_of_faults_in_a_hostile_body_is_cut_and_counted(self):
+        body = UserFactory.body() | {f"unknown{number}": 1 for number in range(2000)}
+        response = self.client.post("/users", body, status=400)
+        self.assertEqual(501, len(response.json["errors"]))
+        self.assertEqual({"field": "body", "error": "has 1500 more faults"}, response.json["errors"][-1])
+
+    def test_the_name_of_an_unknown_field_is_cut(self):
+        response = self.client.post("/users", UserFactory.body() | {"x" * 1000: 1}, status=400)
+        self.assertFields({"x" * 100: "is not a known field"}, response)
+
+
+class LoginTest(ApiTestCase):
+    """``POST /users/login``."""
+
+    def test_a_log_in_answers_with_the_user_and_a_token_that_works(self):
+        user = UserFactory.create()
+        response = self.client.post("/users/login", {"email": user.email, "password": user.password}, status=200)
+        token = response.json["token"]
+        self.assertEqual(
+            {
+                "id": str(user.id),
+                "name": user.name,
+                "email": user.email,
+                "token": token,
+                "tokenType": "Bearer",
+                "expiresIn": 3600,
+            },
+            response.json,
+        )
+        self.assertEqual("no-store", response.headers["Cache-Control"])
+        shown = self.client.get(f"/users/{user.id}", Authorization=f"Bearer {token}")
+        self.assertUserShown(user, shown.json)
+
+    def test_the_address_may_be_spelled_in_any_case(self):
+        user = UserFactory.create(email="ada@example.com")
+        self.client.post("/users/login", {"email": "ADA@Example.com", "password": user.password}, status=200)
+
+    def test_an_unknown_address_and_a_wrong_password_are_one_answer(self):
+        user = UserFactory.create()
+        answers = []
+        for email, password in (
+            (user.email, "wrong password"),
+            ("nobody@example.com", PASSWORD),
+            ("not an address", PASSWORD),
+            (user.email, user.password + " "),
+            (user.email, "x" * 300),
+        ):
+            with self.subTest(email=email, password=password):
+                response = self.client.post("/users/login", {"email": email, "password": password}, status=401)
+                self.assertProblem(response, 401, "INVALID_CREDENTIALS", "Invalid credentials")
+                self.assertEqual("Bearer", response.headers["WWW-Authenticate"])
+                answers.append(re.sub(rb'"requestId":"[^"]+"', b"", response.body))
+        self.assertEqual(1, len(set(answers)))
+
+    def test_missing_fields_are_listed(self):
+        response = self.client.post("/users/login", {"password": ""}, status=400)
+        self.assertProblem(response, 400, "MISSING_FIELDS", "email and password are required")
+
+    def test_fields_of_the_wrong_type_are_refused(self):
+        response = self.client.post("/users/login", {"email": 5, "password": ["x"], "remember": True}, status=400)
+        self.assertProblem(response, 400, "VALIDATION_ERROR")
+        self.assertFields(
+            {"email": "must be a string", "password": "must be a string", "remember": "is not a known field"}, response
+        )
+
+    def test_a_hash_with_former_parameters_is_replaced_at_the_next_log_in(self):
+        user = UserFactory.create()
+        client = make_client(argon2_time_cost=2)
+        client.post("/users/login", {"email": user.email, "password": user.password}, status=200)
+        replaced = User.get_by_id(user.id).password_hash
+        self.assertIn("t=2", replaced)
+        client.post("/users/login", {"email": user.email, "password": user.password}, status=200)
+        self.assertEqual(replaced, User.get_by_id(user.id).password_hash, "a current hash stays")
+
+    def test_a_wrong_password_does_not_replace_the_hash(self):
+        user = UserFactory.create()
+        make_client(argon2_time_cost=2).post("/users/login", {"email": user.email, "password": "wrong"}, status=401)
+        self.assertEqual(user.password_hash, User.get_by_id(user.id).password_hash)
+
+
+class UserItemTest(ApiTestCase):
+    """``GET /users/{id}``."""
+
+    def test_a_user_is_shown_to_its_owner_and_to_staff(self):
+        user = UserFactory.create()
+        for reader in (user, UserFactory.create("staff")):
+            self.assertUserShown(user, self.client.get(f"/users/{user.id}", user=reader).json)
+
+    def test_an_id_in_upper_case_is_the_same_id(self):
+        user = UserFactory.create()
+        self.assertUserShown(user, self.client.get(f"/users/{str(user.id).upper()}", user=user).json)
+
+    def test_what_is_not_yours_what_never_was_and_what_is_no_id_are_one_answer(self):
+        reader, other = UserFactory.create_batch(2)
+        answers = set()
+        for user_id in (other.id, NOBODY, "not-an-id", "1", f"{{{reader.id}}}", f"{reader.id}0", "%00", "%F0%28"):
+            with self.subTest(user_id):
+                response = self.client.get(f"/users/{user_id}", user=reader, status=404, X_Request_ID="same")
+                self.assertProblem(response, 404, "USER_NOT_FOUND", "User not found")
+                answers.add((response.body, str(sorted(response.headers.items()))))
+        self.assertEqual(1, len(answers), "the same 404, to the byte")
+
+    def test_staff_finds_no_user_that_never_was(self):
+        response = self.client.get(f"/users/{NOBODY}", user=UserFactory.create("staff"), status=404)
+        self.assertProblem(response, 404, "USER_NOT_FOUND", "User not found")
+
+    def test_a_deleted_user_is_gone_also_for_a_token_that_is_still_good(self):
+        user = UserFactory.create()
+        user.delete_instance()
+        self.assertProblem(self.client.get(f"/users/{user.id}", user=user, status=404), 404, "USER_NOT_FOUND")
+
+
+class TokenTest(ApiTestCase):
+    """Who gets in where a token is needed."""
+
+    def test_no_token_is_challenged_without_an_error_code(self):
+        user = UserFactory.create()
+        for headers in ({}, {"Authorization": ""}, {"Authorization": "Basic YTpi"}, {"Authorization": "Bearer"}):
+            with self.subTest(headers):
+                response = self.client.get(f"/users/{user.id}", status=401, **headers)
+                self.assertProblem(response, 401, "UNAUTHORIZED", "A bearer token is required")
+                self.assertEqual("Bearer", response.headers["WWW-Authenticate"])
+
+    def test_a_token_that_does_not_verify_is_called_invalid(self):
+        user = UserFactory.create()
+        late = make_client(clock=lambda: datetime.now(UTC) - timedelta(seconds=3601))
+        foreign = make_client(secret_key="another key that is also long enough, of 32 bytes and more")
+        for name, token in {
+            "nonsense": "nonsense",
+            "expired": late.token(user),
+            "signed with another key": foreign.token(user),
+        }.items():
+            with self.subTest(name):
+                response = self.client.get(f"/users/{user.id}", status=401, Authorization=f"Bearer {token}")
+                self.assertProblem(response, 401, "UNAUTHORIZED", "The bearer token is invalid or has expired")
+                self.assertEqual('Bearer error="invalid_token"', response.headers["WWW-Authenticate"])
+
+    def test_the_scheme_may_be_spelled_in_any_case(self):
+        user = UserFactory.create()
+        self.client.get(f"/users/{user.id}", Authorization=f"bearer {self.client.token(user)}")
+
+    def test_a_token_outlives_a_rotation_of_keys(self):
+        user = UserFactory.create()
+        token = make_client(secret_key="the former key and long enough with its 32 bytes").token(user)
+        rotated = make_client(secret_key_fallbacks="the former key and long enough with its 32 bytes")
+        rotated.get(f"/users/{user.id}", Authorization=f"Bearer {token}")
+
+    def test_times_are_rfc_3339_in_utc_with_microseconds_also_when_they_are_zero(self):
+        user = UserFactory.create(created_at=datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC))
+        shown = self.client.get(f"/users/{user.id}", user=user).json["createdAt"]
+        self.assertEqual("2026-01-02T03:04:05.000000Z", shown)
+        self.assertEqual(rfc3339(user.created_at), shown)
+
+
+class NeverInARegistrationTest(ApiTestCase):
+    """What must not come back."""
+
+    def test_no_answer_carries_the_password_or_its_hash(self):
+        body = UserFactory.body(password="do not repeat me")
+        registered = self.client.post("/users", body)
+        user = User.get_by_id(registered.json["id"])
+        login = self.client.post("/users/login", {"email": body["email"], "password": body["password"]}, status=200)
+        shown = self.client.get(f"/users/{user.id}", user=user)
+        refused = self.client.post("/users", body | {"name": "A"}, status=400)
+        for response in (registered, login, shown, refused):
+            self.assertNotIn(b"do not repeat me", response.body)
+            self.assertNotIn(user.password_hash.encode(), response.body)
+            self.assertNotIn(exactjson.dumps(user.password_hash), response.body)

@@ -1,0 +1,61 @@
+"""`shop.settings`: what is refused, in which words, and that secrets do not show."""
+
+import os
+import unittest
+from unittest import mock
+
+from shop.settings import Settings, SettingsError
+
+KEY = "k" * 32
+
+
+def load(**environment):
+    """Return the settings that `environment` gives, and nothing else of the real one."""
+    with mock.patch.dict(os.environ, environment, clear=True):
+        return Settings.load()
+
+
+class SettingsTest(unittest.TestCase):
+    """Reading the environment."""
+
+    def test_all_wrong_variables_are_named_at_once(self):
+        with self.assertRaises(SettingsError) as caught:
+            load(SHOP_PORT="http", SHOP_THREADS="0", SHOP_SECRET_KEY="short")
+        for name in ("SHOP_PORT", "SHOP_THREADS", "SHOP_SECRET_KEY"):
+            self.assertIn(name, str(caught.exception))
+
+    def test_an_error_never_repeats_a_secret(self):
+        for variable, value in {
+            "SHOP_SECRET_KEY": "hunter2",
+            "SHOP_SECRET_KEY_FALLBACKS": f"{KEY},hunter2",
+            "SHOP_DATABASE_URL": "mysql://shop:hunter2@localhost/shop",
+        }.items():
+            with self.subTest(variable):
+                with self.assertRaises(SettingsError) as caught:
+                    load(**{variable: value})
+                self.assertIn(variable, str(caught.exception))
+                self.assertNotIn("hunter2", str(caught.exception))
+
+    def test_a_database_url_that_libpq_cannot_read_is_refused(self):
+        with self.assertRaisesRegex(SettingsError, "SHOP_DATABASE_URL is not a URL that"):
+            load(SHOP_DATABASE_URL="postgresql://shop:hunter2@localhost/shop?no_such_option=1")
+
+    def test_secrets_do_not_show_in_a_repr(self):
+        settings = load(
+            SHOP_DATABASE_URL="postgresql://shop:hunter2@localhost/shop",
+            SHOP_SECRET_KEY=KEY,
+            SHOP_SECRET_KEY_FALLBACKS=f"{KEY}1,{KEY}2",
+        )
+        self.assertNotIn("hunter2", repr(settings))
+        self.assertNotIn(KEY, repr(settings))
+
+    def test_fallback_keys_are_separated_by_commas(self):
+        keys = load(SHOP_SECRET_KEY_FALLBACKS=f"{KEY}1,{KEY}2,").secret_key_fallbacks
+        self.assertEqual([f"{KEY}1", f"{KEY}2"], [key.get_secret_value() for key in keys])
+
+    def test_the_short_scheme_of_a_url_is_taken_too(self):
+        url = load(SHOP_DATABASE_URL="postgres://localhost/shop").database_url
+        self.assertEqual("postgresql://localhost/shop", url.get_secret_value())
+
+    def test_an_empty_variable_is_an_unset_one(self):
+        self.assertIsNone(load(SHOP_SECRET_KEY="").secret_key)
