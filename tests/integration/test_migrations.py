@@ -94,9 +94,9 @@ class MigratingTest(TestCase):
     def test_a_migration_that_fails_is_undone_and_those_before_it_stay(self):
         url = empty_database("shop_test_failing")
         with tempfile.TemporaryDirectory() as directory:
-            up = "def up(migrator, db):\n    db.execute_sql('{}')\n"
-            Path(directory, "0001_good.py").write_text(up.format("CREATE TABLE good (id int)"))
-            Path(directory, "0002_bad.py").write_text(up.format("CREATE TABLE bad (id int); nonsense"))
+            up = "def up(migrator, db):\n    db.execute_sql('CREATE TABLE {} (id int)')\n"
+            Path(directory, "0001_good.py").write_text(up.format("good"))
+            Path(directory, "0002_bad.py").write_text(up.format("bad") + "    db.execute_sql('nonsense')\n")
             with mock.patch.object(migrations, "DIRECTORY", Path(directory)):
                 with self.assertRaises(ProgrammingError):
                     migrations.migrate(url)
