@@ -30,6 +30,7 @@ DEMO = ["mimesis>=18"]
 # What the tests and the linters need on top.
 DEV = [
     *DEMO,
+    "hypothesis>=6.100",
     "legacy-cgi>=2.6; python_version >= '3.13'",  # WebTest imports the cgi module that Python 3.13 dropped.
     "mypy>=1.15",
     "ruff>=0.12",

@@ -1,4 +1,4 @@
-"""Accounts: register, authenticate, find."""
+"""Accounts: register, authenticate, find, and who is staff."""
 
 from datetime import datetime
 from typing import NamedTuple
@@ -10,6 +10,7 @@ from shop.errors import EmailExists, InvalidCredentials, UserNotFound
 from shop.ids import new_id, parse_id
 from shop.models import User
 from shop.passwords import Passwords
+from shop.throttle import Throttle
 from shop.tokens import Actor
 
 
@@ -47,6 +48,10 @@ _REPLACE_HASH = Statement(
         (User.id == Slot("id")) & (User.password_hash == Slot("old_hash"))
     )
 )
+_SET_ROLE = Statement(
+    User.update({User.role: Slot("role")}).where(fn.lower(User.email) == fn.lower(Slot("email"))).returning(*_ACCOUNT)
+)
+_LIST_STAFF = Statement(User.select(*_ACCOUNT).where(User.role == "staff").order_by(User.email))
 
 
 def register(passwords: Passwords, *, name: str, email: str, password: str, now: datetime) -> Account:
@@ -63,19 +68,26 @@ def register(passwords: Passwords, *, name: str, email: str, password: str, now:
     return Account._make(row)
 
 
-def authenticate(passwords: Passwords, *, email: str, password: str) -> tuple[Account, Actor]:
+def authenticate(
+    passwords: Passwords, throttle: Throttle, *, email: str, password: str, now: datetime
+) -> tuple[Account, Actor]:
     """Return the account behind `email` and the actor its owner becomes.
 
     A hash made with former parameters is replaced on the way.
 
     Raises:
+        TooManyAttempts: Logging in failed too often for this address; the password was not looked at.
         InvalidCredentials: No account has this address, or the password is wrong; both take the same work.
     """
+    failed_before = throttle.check(email, now=now)
     row = database.row(_FIND_CREDENTIALS, email=email)
     password_hash, role, *fields = row or (None, None)
     # Verified also without an account: how long an answer takes must not tell whether there is one.
     if not passwords.verify(password_hash, password):
+        throttle.record(email, now=now)
         raise InvalidCredentials
+    if failed_before:
+        throttle.forget(email)
     account = Account._make(fields)
     if passwords.needs_rehash(password_hash):
         database.rows(_REPLACE_HASH, id=account.id, old_hash=password_hash, new_hash=passwords.hash(password))
@@ -95,3 +107,20 @@ def find(actor: Actor, user_id: str) -> Account:
     if row is None:
         raise UserNotFound
     return Account._make(row)
+
+
+def set_role(email: str, role: str) -> Account:
+    """Make the account of `email` a ``customer`` or ``staff``, from its next log-in on, and return it.
+
+    Raises:
+        UserNotFound: No account has this address.
+    """
+    row = database.row(_SET_ROLE, email=email, role=role)
+    if row is None:
+        raise UserNotFound
+    return Account._make(row)
+
+
+def list_staff() -> list[Account]:
+    """Return the accounts of staff, by address."""
+    return [Account._make(row) for row in database.rows(_LIST_STAFF)]

@@ -2,20 +2,32 @@
 
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import falcon
 
 from shop.api import health, middleware, orders, problems, users
+from shop.cursors import Cursors
 from shop.database import database
 from shop.passwords import Passwords
 from shop.settings import Settings
+from shop.throttle import Throttle
 from shop.tokens import Tokens
 
 
 def utc_now() -> datetime:
     """Return the current time, aware."""
     return datetime.now(UTC)
+
+
+class Parts(NamedTuple):
+    """What the resources are made with."""
+
+    passwords: Passwords
+    throttle: Throttle
+    tokens: Tokens
+    cursors: Cursors
+    clock: Callable[[], datetime]
 
 
 def create_app(settings: Settings, *, clock: Callable[[], datetime] = utc_now) -> falcon.App[Any, Any]:
@@ -28,38 +40,52 @@ def create_app(settings: Settings, *, clock: Callable[[], datetime] = utc_now) -
     Raises:
         ValueError: `settings` lacks the database's URL or the secret key.
     """
+    parts = make_parts(settings, clock)
+    database.configure(settings)
+    app: falcon.App[Any, Any] = falcon.App(
+        middleware=[
+            middleware.RequestId(),
+            middleware.OnePathEach(),
+            middleware.BodyLimit(settings.max_body),
+            middleware.Authentication(parts.tokens),
+        ]
+    )
+    problems.install(app)
+    for template, resource in make_routes(parts).items():
+        app.add_route(template, resource)
+    return app
+
+
+def make_parts(settings: Settings, clock: Callable[[], datetime] = utc_now) -> Parts:
+    """Return what the resources are made with; arguments and errors as for `create_app`."""
     if settings.secret_key is None:
         raise ValueError("settings.secret_key is required")
-    database.configure(settings)
+    keys = settings.secret_key.get_secret_value(), [key.get_secret_value() for key in settings.secret_key_fallbacks]
     passwords = Passwords(
         time_cost=settings.argon2_time_cost,
         memory_cost=settings.argon2_memory_cost,
         parallelism=settings.argon2_parallelism,
     )
-    tokens = Tokens(
-        settings.secret_key.get_secret_value(),
-        [key.get_secret_value() for key in settings.secret_key_fallbacks],
-        lifetime=settings.token_ttl,
-        clock=clock,
-    )
+    throttle = Throttle(max_failures=settings.login_max_failures, window=settings.login_window)
+    tokens = Tokens(*keys, lifetime=settings.token_ttl, clock=clock)
+    return Parts(passwords, throttle, tokens, Cursors(*keys), clock)
 
-    app: falcon.App[Any, Any] = falcon.App(
-        middleware=[middleware.RequestId(), middleware.OnePathEach(), middleware.Authentication(tokens)]
-    )
-    problems.install(app)
+
+def make_routes(parts: Parts) -> dict[str, object]:
+    """Return the route table: every URL template with the resource that answers there."""
     routes: dict[str, object] = {
-        "/users": users.UserCollection(passwords, clock, settings.max_body),
-        "/users/login": users.Login(passwords, tokens, settings.max_body),
+        "/users": users.UserCollection(parts.passwords, parts.clock),
+        "/users/login": users.Login(parts.passwords, parts.throttle, parts.tokens, parts.clock),
         "/users/{user_id}": users.UserItem(),
-        "/orders": orders.OrderCollection(clock, settings.max_body),
+        "/users/{user_id}/orders": users.UserOrders(parts.cursors),
+        "/orders": orders.OrderCollection(parts.clock),
         "/orders/{order_id}": orders.OrderItem(),
         "/livez": health.Liveness(),
         "/readyz": health.Readiness(),
     }
-    for template, resource in routes.items():
+    for resource in routes.values():
         _answer_head(resource)
-        app.add_route(template, resource)
-    return app
+    return routes
 
 
 def _answer_head(resource: Any) -> None:

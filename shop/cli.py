@@ -1,15 +1,17 @@
-"""The command ``shop``: serve, migrate."""
+"""The command ``shop``: serve, migrate, staff."""
 
 import argparse
 import signal
 import sys
+import unicodedata
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from shop import __version__, database, migrations
+from shop import __version__, accounts, database, migrations
 from shop.embedded import EmbeddedError
+from shop.errors import UserNotFound
 from shop.server import PortInUse, check_before_serving, serve, with_database
 from shop.settings import Settings, SettingsError
 
@@ -28,7 +30,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         run(options)
     except (EmbeddedError, PortInUse, SettingsError) as error:
         return _refuse(str(error))
+    except UserNotFound:
+        return _refuse(f"no account has the e-mail address {options.email}")
     except database.Error as error:
+        if database.sqlstate(error) == database.UNDEFINED_TABLE:
+            return _refuse("the database has no tables yet; shop migrate makes them")
         return _refuse(f"the database refused: {' '.join(str(error).split())}")
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
@@ -61,6 +67,31 @@ def _migrate(options: argparse.Namespace) -> None:
         for migration in migrations.status(_url(complete)):
             when = f"applied {migration.applied:%Y-%m-%d %H:%M:%S}" if migration.applied else "pending"
             print(f"{migration.name}  {when}")
+
+
+def _staff(options: argparse.Namespace) -> None:
+    settings = Settings.load(data_dir=options.data_dir)
+    with with_database(settings, join=True) as complete:
+        database.database.configure(complete)
+        try:
+            options.act(options)
+        finally:
+            database.database.close()
+
+
+def _staff_add(options: argparse.Namespace) -> None:
+    account = accounts.set_role(options.email, "staff")
+    _say(f"{account.email} is staff, from the next log-in on")
+
+
+def _staff_remove(options: argparse.Namespace) -> None:
+    account = accounts.set_role(options.email, "customer")
+    _say(f"{account.email} is a customer, from the next log-in on")
+
+
+def _staff_list(_options: argparse.Namespace) -> None:
+    for account in accounts.list_staff():
+        print(f"{account.email}  {account.name}")
 
 
 def _migrate_and_tell(settings: Settings) -> None:
@@ -108,7 +139,28 @@ def _parser() -> argparse.ArgumentParser:
     )
     migrate_command.add_argument("--status", action="store_true", help="only list the migrations, changing nothing")
     migrate_command.set_defaults(run=_migrate)
+
+    staff_command = commands.add_parser(
+        "staff",
+        help="say who is staff, and so sees all orders and moves them along",
+        description="Says who is staff. A token keeps its role: changes count from the next log-in on.",
+    )
+    acts = staff_command.add_subparsers(required=True, metavar="ACTION", title="actions")
+    for name, act, text in (
+        ("add", _staff_add, "make a registered user staff"),
+        ("remove", _staff_remove, "make a member of staff a customer again"),
+    ):
+        changing = acts.add_parser(name, parents=[data_dir], help=text, description=f"{text.capitalize()}.")
+        changing.add_argument("email", metavar="EMAIL", type=_composed, help="the address of the user's account")
+        changing.set_defaults(run=_staff, act=act)
+    listing = acts.add_parser("list", parents=[data_dir], help="list staff", description="Lists staff.")
+    listing.set_defaults(run=_staff, act=_staff_list)
     return parser
+
+
+def _composed(address: str) -> str:
+    # As the API stores it: trimmed, and in Unicode normal form C.
+    return unicodedata.normalize("NFC", address.strip())
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:

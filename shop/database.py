@@ -29,6 +29,7 @@ Row = tuple[Any, ...]
 Error = PeeweeException
 FOREIGN_KEY_VIOLATION = "23503"
 READ_ONLY_TRANSACTION = "25006"
+UNDEFINED_TABLE = "42P01"
 _UUID_OID = 2950
 _UUID_AS_TEXT = new_type((_UUID_OID,), "UUID", lambda text, _cursor: text)
 

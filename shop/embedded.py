@@ -226,13 +226,16 @@ class EmbeddedPostgres:
             raise EmbeddedError(f"The data home {str(self.home)!r} has a line break in its name.")
         # Root's server runs as another account, which has to pass through, and needs to see nothing.
         mode = 0o711 if os.geteuid() == 0 else 0o700
+        missing = [path for path in (self.home, *self.home.parents) if not path.exists()]
+        if os.geteuid() == 0:
+            # Before anything is made: a home that cannot be used must not be left behind.
+            self._check_reachable([path for path in (self.home, *self.home.parents) if path not in missing])
         if self._throwaway:
             # One that is there already is somebody else's: the temporary directory is open to all.
             self.home.mkdir()
             self.home.chmod(mode)
             self._made = True
             return
-        missing = [path for path in (self.home, *self.home.parents) if not path.exists()]
         for path in reversed(missing):
             path.mkdir(exist_ok=True)
             path.chmod(mode)
@@ -277,8 +280,6 @@ class EmbeddedPostgres:
         """Start the supervisor, hand it the lock, and wait for its word."""
         data = self.home / "data"
         account = _account(data) if os.geteuid() == 0 else None
-        if account is not None:
-            self._check_reachable(account)
         programs = self._programs(account)
         _check_data(data, programs)
         sockets = self._make_sockets(account)
@@ -384,8 +385,10 @@ class EmbeddedPostgres:
 
     # -- root only ----------------------------------------------------------------------------------------------------
 
-    def _check_reachable(self, account: _Account) -> None:
-        refused = _first_refused(account, "-x", [*reversed(self.home.parents), self.home])
+    def _check_reachable(self, folders: list[Path]) -> None:
+        """Refuse `folders`, innermost first, if the account that will run the server may not enter them all."""
+        account = _account(self.home / "data")
+        refused = _first_refused(account, "-x", reversed(folders))
         if refused is not None:
             setting = "TMPDIR" if self._throwaway else "SHOP_DATA_DIR"
             raise EmbeddedError(

@@ -205,8 +205,10 @@ class Supervisor:
         A server that lost its supervisor is stopped. The files that name a server's pid are then removed, whatever
         process has that number by now: that process is not ours to touch.
         """
-        # A server removes its pid file last, so in the ordinary case there is nothing to look for.
-        if not os.path.exists(os.path.join(data, "postmaster.pid")):
+        # A server that ended well has removed these, and then there is nothing to look for.
+        files = [os.path.join(self._plan["sockets"], name) for name in (".s.PGSQL.5432", ".s.PGSQL.5432.lock")]
+        files.append(os.path.join(data, "postmaster.pid"))
+        if not any(map(os.path.lexists, files)):
             return
         sys.path.append(self._plan["psutil"])
         # Here, not above: it takes as long to load as the rest of this process takes to start.
@@ -226,9 +228,7 @@ class Supervisor:
                     for process in left:
                         with contextlib.suppress(psutil.NoSuchProcess):
                             process.kill()
-        sockets = self._plan["sockets"]
-        stale = [os.path.join(sockets, name) for name in (".s.PGSQL.5432", ".s.PGSQL.5432.lock")]
-        for path in [os.path.join(data, "postmaster.pid"), *stale]:
+        for path in files:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)
 
@@ -247,9 +247,10 @@ class Supervisor:
 
     def _say(self, sentence: str) -> None:
         """Put a sentence into the server's log, and where the service's own errors go once it relies on the server."""
-        os.write(self._log, f"supervisor: {sentence}\n".encode(errors="replace"))
+        # The disk may be full, and the terminal gone. Neither may keep us from what else there is to do.
+        with contextlib.suppress(OSError):
+            os.write(self._log, f"supervisor: {sentence}\n".encode(errors="replace"))
         if self._announced:
-            # The terminal or pipe may be gone by now; the log has the sentence.
             with contextlib.suppress(OSError):
                 os.write(2, f"shop: {sentence}\n".encode(errors="replace"))
 

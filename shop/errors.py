@@ -4,7 +4,9 @@ Everything the service refuses is a `ShopError`; `shop.api.problems` turns it in
 imports nothing of ours.
 """
 
+import math
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from typing import ClassVar, NamedTuple
 
 
@@ -31,7 +33,7 @@ class ShopError(Exception):
     status: ClassVar[int]
     code: ClassVar[str]
     sentence: ClassVar[str]
-    headers: ClassVar[Mapping[str, str]] = {}
+    headers: Mapping[str, str] = {}
 
     def __init__(self, sentence: str | None = None, errors: Sequence[FieldError] = ()) -> None:
         super().__init__(sentence or self.sentence)
@@ -60,14 +62,14 @@ class Unauthorized(ShopError):
     """No bearer token came with the request (RFC 6750, section 3.1: then no error code either)."""
 
     status, code, sentence = 401, "UNAUTHORIZED", "A bearer token is required"
-    headers: ClassVar[Mapping[str, str]] = {"WWW-Authenticate": "Bearer"}
+    headers: Mapping[str, str] = {"WWW-Authenticate": "Bearer"}
 
 
 class InvalidToken(Unauthorized):
     """The bearer token is malformed, expired, or not signed with a key of ours (RFC 6750, section 3.1)."""
 
     sentence = "The bearer token is invalid or has expired"
-    headers: ClassVar[Mapping[str, str]] = {"WWW-Authenticate": 'Bearer error="invalid_token"'}
+    headers: Mapping[str, str] = {"WWW-Authenticate": 'Bearer error="invalid_token"'}
 
 
 class InvalidCredentials(ShopError):
@@ -75,7 +77,13 @@ class InvalidCredentials(ShopError):
 
     status, code, sentence = 401, "INVALID_CREDENTIALS", "Invalid credentials"
     # RFC 9110, section 15.5.2: every 401 carries a challenge.
-    headers: ClassVar[Mapping[str, str]] = {"WWW-Authenticate": "Bearer"}
+    headers: Mapping[str, str] = {"WWW-Authenticate": "Bearer"}
+
+
+class Forbidden(ShopError):
+    """The order is the actor's own, but the change is for staff to make."""
+
+    status, code, sentence = 403, "FORBIDDEN", "Only staff may do this"
 
 
 class UserNotFound(ShopError):
@@ -96,6 +104,12 @@ class EmailExists(ShopError):
     status, code, sentence = 409, "EMAIL_EXISTS", "Email already registered"
 
 
+class InvalidTransition(ShopError):
+    """The order's status does not allow the change."""
+
+    status, code, sentence = 409, "INVALID_TRANSITION", "The order's status does not allow this"
+
+
 class PayloadTooLarge(ShopError):
     """The body is longer than the service reads."""
 
@@ -108,6 +122,27 @@ class UnsupportedMediaType(ShopError):
     status, code, sentence = 415, "UNSUPPORTED_MEDIA_TYPE", "Content-Type must be application/json"
 
 
+class IdempotencyKeyReused(ShopError):
+    """The idempotency key stands for another request already."""
+
+    status, code, sentence = 422, "IDEMPOTENCY_KEY_REUSED", "This Idempotency-Key was used for another request"
+
+
+class TooManyAttempts(ShopError):
+    """Logging in failed too often for this account.
+
+    Args:
+        wait: How long until the next attempt is looked at.
+    """
+
+    status, code, sentence = 429, "TOO_MANY_ATTEMPTS", "Too many failed attempts; try again later"
+
+    def __init__(self, wait: timedelta) -> None:
+        super().__init__()
+        # RFC 9110, section 10.2.3: whole seconds, rounded up so that waiting them is enough.
+        self.headers = {"Retry-After": str(max(1, math.ceil(wait.total_seconds())))}
+
+
 class InternalError(ShopError):
     """Something failed that the caller cannot mend; the log has the details, the response never."""
 
@@ -118,4 +153,4 @@ class ServiceUnavailable(ShopError):
     """The database cannot serve right now; the same request may be sent again."""
 
     status, code, sentence = 503, "SERVICE_UNAVAILABLE", "The service is temporarily unavailable"
-    headers: ClassVar[Mapping[str, str]] = {"Retry-After": "1"}
+    headers: Mapping[str, str] = {"Retry-After": "1"}

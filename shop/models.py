@@ -3,7 +3,17 @@
 `shop.migrations` makes the schema, indexes and checks included; a test holds these models against it.
 """
 
-from peewee import BlobField, CompositeKey, DecimalField, ForeignKeyField, JSONField, Model, TextField, UUIDField
+from peewee import (
+    BlobField,
+    CompositeKey,
+    DecimalField,
+    ForeignKeyField,
+    IntegerField,
+    JSONField,
+    Model,
+    TextField,
+    UUIDField,
+)
 from playhouse.postgres_ext import DateTimeTZField
 
 from shop import exactjson
@@ -46,3 +56,15 @@ class Order(Model):
         database = database
         table_name = "orders"
         primary_key = CompositeKey("user", "id")
+
+
+class LoginFailures(Model):
+    """How often logging in failed for one account name, and since when; see `shop.throttle`."""
+
+    account = BlobField(primary_key=True)
+    failures = IntegerField()
+    since = DateTimeTZField()
+
+    class Meta:
+        database = database
+        table_name = "login_failures"

@@ -47,6 +47,12 @@ class Settings(BaseSettings):
     workers: int = Field(2, ge=1, le=256, description="worker processes")
     threads: int = Field(8, ge=1, le=256, description="threads of each worker; each keeps one database connection")
     max_body: int = Field(1_048_576, ge=1, description="longest request body that is read, in bytes")
+    login_max_failures: int = Field(
+        10, ge=0, description="failed log-ins for one account before further ones are refused unseen; 0 is no limit"
+    )
+    login_window: int = Field(
+        900, ge=0, le=31_536_000, description="how long failed log-ins count, in seconds from the first; 0 is no limit"
+    )
     argon2_time_cost: int = Field(2, ge=1, description="Argon2id passes over the memory")
     argon2_memory_cost: int = Field(19_456, ge=8, description="Argon2id memory for one hash, in KiB")
     argon2_parallelism: int = Field(1, ge=1, description="Argon2id lanes")

@@ -5,13 +5,14 @@ from typing import Any
 
 import falcon
 
-from shop.errors import Unauthorized
+from shop.errors import PayloadTooLarge, Unauthorized
 from shop.ids import new_id
 from shop.tokens import Tokens
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 # RFC 6750, section 2.1; the scheme's name is case-insensitive (RFC 9110, section 11.1).
 _BEARER = re.compile(r"bearer +([A-Za-z0-9._~+/-]+=*)", re.IGNORECASE)
+_NO_SEGMENTS = {"", ".", ".."}
 
 
 class RequestId:
@@ -24,17 +25,38 @@ class RequestId:
         response.set_header("X-Request-ID", request.context.request_id)
 
 
+class BodyLimit:
+    """Refuses bodies that are announced to be too long, whatever the path, before anything of them is read.
+
+    Args:
+        max_body: Longest body that is read, in bytes.
+    """
+
+    def __init__(self, max_body: int) -> None:
+        self._max_body = max_body
+
+    def process_request(self, request: falcon.Request, _response: falcon.Response) -> None:
+        """Note the limit, for bodies that come without an announcement.
+
+        Raises:
+            PayloadTooLarge: Content-Length is beyond the limit.
+        """
+        request.context.max_body = self._max_body
+        if (request.content_length or 0) > self._max_body:
+            raise PayloadTooLarge(f"The body must not be longer than {self._max_body} bytes")
+
+
 class OnePathEach:
     """Keeps one spelling for each path: Falcon takes ``//users`` for ``/users``, and an empty segment for an id."""
 
     def process_request(self, request: falcon.Request, _response: falcon.Response) -> None:
-        """Refuse paths with empty segments.
+        """Refuse paths with segments that are empty, or dots.
 
         Raises:
-            falcon.HTTPRouteNotFound: There is one, as in ``/users/`` and ``//users``.
+            falcon.HTTPRouteNotFound: There are such, as in ``/users/``, ``//users`` and ``/users/../orders``.
         """
-        path = request.path
-        if "//" in path or (path.endswith("/") and path != "/"):
+        segments = request.path.split("/")[1:]
+        if segments != [""] and not _NO_SEGMENTS.isdisjoint(segments):
             raise falcon.HTTPRouteNotFound
 
 

@@ -1,10 +1,11 @@
-"""The shapes of request bodies, as pydantic models: types, limits, and what is normalized on the way in.
+"""The shapes of requests, as pydantic models: types, limits, and what is normalized on the way in.
 
 Types are strict: ``true`` is not 1 and ``"5"`` is not 5. A number is an integer when its value is one, however it is
 written (``2``, ``2.0``, ``1e3``), as JSON Schema has it. Names and e-mail addresses are trimmed and brought to Unicode
 normal form C; passwords are taken as they are.
 """
 
+import re
 import unicodedata
 from decimal import Decimal
 from typing import Annotated, Any
@@ -14,8 +15,9 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic.alias_generators import to_camel
 from pydantic_core import PydanticCustomError
 
-from shop.orders import CENT, Item
+from shop.orders import CENT, STATUSES, Item
 
+MAX_PAGE = 100
 # Beyond this no limit of ours lies, and an int of a Decimal with a huge exponent would fill the memory.
 _FAR = 10**12
 
@@ -70,6 +72,33 @@ def _whole(value: object) -> int:
     return int(near)
 
 
+def _once(value: object) -> object:
+    if isinstance(value, list):
+        raise _fault("must be given once")
+    return value
+
+
+def _page_size(value: object) -> object:
+    if isinstance(value, str):
+        if not re.fullmatch(r"[0-9]{1,3}", value) or not 1 <= int(value) <= MAX_PAGE:
+            raise _fault(f"must be a whole number from 1 to {MAX_PAGE}")
+        return int(value)
+    return value
+
+
+def _status(value: str) -> str:
+    if value not in STATUSES:
+        raise _fault(f"must be one of {', '.join(STATUSES)}")
+    return value
+
+
+def _key(value: str) -> str:
+    # WSGI joins a header that was sent twice with a comma, so that a comma cannot be told from a second header.
+    if not re.fullmatch(r"[\x21-\x2b\x2d-\x7e]{1,255}", value):
+        raise _fault("must be sent once and have 1 to 255 visible ASCII characters other than the comma")
+    return value
+
+
 def _exact_to_the_cent(amount: Decimal) -> Decimal:
     if amount != amount.quantize(CENT):
         raise _fault("must have at most two decimals")
@@ -99,61 +128,86 @@ Price = Annotated[
 ]
 Street = Annotated[str, _text(1, 200, strip=True), _STORABLE]
 AddressPart = Annotated[str, _text(0, 200), _STORABLE]
+Status = Annotated[str, AfterValidator(_status)]
+IdempotencyKey = Annotated[str, AfterValidator(_key)]
+_ONCE = BeforeValidator(_once)
 
 
-class Body(BaseModel):
-    """A request body: camelCase outside, snake_case inside; unknown fields are refused, not dropped."""
+class Part(BaseModel):
+    """A part of a request: camelCase outside, snake_case inside; unknown fields are refused, not dropped."""
 
     model_config = ConfigDict(
         alias_generator=to_camel, extra="forbid", strict=True, frozen=True, hide_input_in_errors=True
     )
 
 
-class Registration(Body):
+class Registration(Part):
     """``POST /users``."""
 
-    name: Name
-    email: Email
-    password: Password = Field(repr=False)
+    name: Name = Field(examples=["Ada Lovelace"])
+    email: Email = Field(examples=["ada@example.com"])
+    password: Password = Field(repr=False, examples=["analytical engine"])
 
 
-class Login(Body):
+class Login(Part):
     """``POST /users/login``. What could not have been registered is no fault here: no account has it."""
 
-    email: LoginEmail
-    password: LoginPassword = Field(repr=False)
+    email: LoginEmail = Field(examples=["ada@example.com"])
+    password: LoginPassword = Field(repr=False, examples=["analytical engine"])
 
 
-class OrderItem(Body):
+class OrderItem(Part):
     """One position of an order."""
 
-    product_id: ProductId
-    name: ProductName
-    price: Price
-    quantity: Quantity
+    product_id: ProductId = Field(examples=["tea-1"])
+    name: ProductName = Field(examples=["Tea"])
+    price: Price = Field(examples=[29.99])
+    quantity: Quantity = Field(examples=[2])
 
     def as_item(self) -> Item:
         """Return what `shop.orders.place` takes."""
         return Item(self.product_id, self.name, self.price, self.quantity)
 
 
-class ShippingAddress(Body):
+class ShippingAddress(Part):
     """Where an order goes. Optional parts are left out of what is stored when they are not given."""
 
-    street: Street
-    city: AddressPart | None = None
-    state: AddressPart | None = None
-    zip_code: AddressPart | None = None
-    country: AddressPart | None = None
+    street: Street = Field(examples=["1 Main St"])
+    city: AddressPart | None = Field(None, examples=["London"])
+    state: AddressPart | None = Field(None, examples=["Greater London"])
+    zip_code: AddressPart | None = Field(None, examples=["N1 9GU"])
+    country: AddressPart | None = Field(None, examples=["GB"])
 
     def as_dict(self) -> dict[str, Any]:
         """Return the parts that were given, by their outside names."""
         return self.model_dump(by_alias=True, exclude_none=True)
 
 
-class NewOrder(Body):
+class NewOrder(Part):
     """``POST /orders``."""
 
-    user_id: UserId
+    user_id: UserId = Field(examples=["01994f8e-54a2-7b30-a4c8-4c6b1d0e7f21"])
     items: Annotated[list[OrderItem], Field(min_length=1, max_length=100)]
     shipping_address: ShippingAddress
+
+
+class OrderHeaders(Part):
+    """Headers of ``POST /orders``."""
+
+    idempotency_key: IdempotencyKey | None = Field(
+        None, alias="Idempotency-Key", examples=["8e03978e-40d5-43dd-bc93-6894a57f9324"]
+    )
+
+
+class HistoryQuery(Part):
+    """Query of ``GET /users/{user_id}/orders``."""
+
+    limit: Annotated[int, BeforeValidator(_page_size), _ONCE] = Field(20, examples=[20])
+    cursor: Annotated[str, _ONCE] | None = Field(None, examples=["AAY9…"])
+    status: Annotated[Status, _ONCE] | None = Field(None, examples=["shipped"])
+
+
+class StatusChange(Part):
+    """``PATCH /orders/{order_id}``."""
+
+    status: Status = Field(examples=["cancelled"])

@@ -1,13 +1,18 @@
-"""``/users``, ``/users/login`` and ``/users/{user_id}``."""
+"""``/users``, ``/users/login``, ``/users/{user_id}`` and ``/users/{user_id}/orders``."""
 
 from collections.abc import Callable
 from datetime import datetime
+from urllib.parse import urlencode
 
 import falcon
 
-from shop import accounts
-from shop.api import body, responses, schemas
+from shop import accounts, orders
+from shop.api import responses, schemas
+from shop.api.parsing import takes
+from shop.cursors import Cursors, Position
+from shop.errors import FieldError, ValidationFailed
 from shop.passwords import Passwords
+from shop.throttle import Throttle
 from shop.tokens import Tokens
 
 
@@ -16,16 +21,15 @@ class UserCollection:
 
     PUBLIC = ("POST",)
 
-    def __init__(self, passwords: Passwords, clock: Callable[[], datetime], max_body: int) -> None:
+    def __init__(self, passwords: Passwords, clock: Callable[[], datetime]) -> None:
         self._passwords = passwords
         self._clock = clock
-        self._max_body = max_body
 
-    def on_post(self, request: falcon.Request, response: falcon.Response) -> None:
+    @takes(body=schemas.Registration)
+    def on_post(self, _request: falcon.Request, response: falcon.Response, body: schemas.Registration) -> None:
         """Register a user."""
-        sent = body.parse(request, schemas.Registration, limit=self._max_body)
         account = accounts.register(
-            self._passwords, name=sent.name, email=sent.email, password=sent.password, now=self._clock()
+            self._passwords, name=body.name, email=body.email, password=body.password, now=self._clock()
         )
         response.status = falcon.HTTP_201
         response.location = f"/users/{account.id}"
@@ -37,15 +41,18 @@ class Login:
 
     PUBLIC = ("POST",)
 
-    def __init__(self, passwords: Passwords, tokens: Tokens, max_body: int) -> None:
+    def __init__(self, passwords: Passwords, throttle: Throttle, tokens: Tokens, clock: Callable[[], datetime]) -> None:
         self._passwords = passwords
+        self._throttle = throttle
         self._tokens = tokens
-        self._max_body = max_body
+        self._clock = clock
 
-    def on_post(self, request: falcon.Request, response: falcon.Response) -> None:
+    @takes(body=schemas.Login)
+    def on_post(self, _request: falcon.Request, response: falcon.Response, body: schemas.Login) -> None:
         """Exchange e-mail address and password for a token."""
-        sent = body.parse(request, schemas.Login, limit=self._max_body)
-        account, actor = accounts.authenticate(self._passwords, email=sent.email, password=sent.password)
+        account, actor = accounts.authenticate(
+            self._passwords, self._throttle, email=body.email, password=body.password, now=self._clock()
+        )
         token = {
             "id": account.id,
             "name": account.name,
@@ -66,3 +73,40 @@ class UserItem:
         """Return a user."""
         account = accounts.find(request.context.actor, user_id)
         responses.write(response, responses.user(account))
+
+
+class UserOrders:
+    """``/users/{user_id}/orders``"""
+
+    def __init__(self, cursors: Cursors) -> None:
+        self._cursors = cursors
+
+    @takes(query=schemas.HistoryQuery)
+    def on_get(
+        self, request: falcon.Request, response: falcon.Response, user_id: str, query: schemas.HistoryQuery
+    ) -> None:
+        """Return a page of a user's orders, newest first."""
+        # A cursor leads on in this list only: of this user, with this filter.
+        scope = f"{user_id.lower()} {query.status}"
+        page, has_more = orders.list_for(
+            request.context.actor,
+            user_id,
+            status=query.status,
+            after=self._position(query.cursor, scope),
+            limit=query.limit,
+        )
+        cursor = None
+        if has_more:
+            cursor = self._cursors.write(Position(page[-1].created_at, page[-1].id), scope)
+            again = {"limit": query.limit, "cursor": cursor} | ({"status": query.status} if query.status else {})
+            response.append_link(f"/users/{user_id}/orders?{urlencode(again)}", "next")
+        responses.write(response, {"orders": [responses.order(order) for order in page], "nextCursor": cursor})
+
+    def _position(self, cursor: str | None, scope: str) -> Position | None:
+        if cursor is None:
+            return None
+        try:
+            return self._cursors.read(cursor, scope)
+        except ValueError as error:
+            fault = "must be the nextCursor of a page of this list"
+            raise ValidationFailed(f"cursor {fault}", [FieldError("cursor", fault)]) from error

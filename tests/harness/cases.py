@@ -24,7 +24,7 @@ from webtest import TestResponse
 from shop.app import create_app, utc_now
 from shop.database import database
 from shop.factories import source
-from shop.models import Order, User
+from shop.models import LoginFailures, Order, User
 from shop.settings import Settings
 from shop.tokens import Tokens
 from tests.harness.client import ApiClient
@@ -112,18 +112,20 @@ class ApiTestCase(DomainTestCase):
 
     Attributes:
         client: Sends requests to the application.
+        sandbox: The transaction around the test.
     """
 
     client: ApiClient
+    sandbox: Sandbox
 
     def setUp(self) -> None:
         super().setUp()
         # Each test has a seed of its own, so that it gets the same values alone and in the whole run.
         source.reseed(f"{run_seed()} {self.id()}")
         self.client = _shared_client()
-        sandbox = Sandbox(database)
-        sandbox.enter()
-        self.addCleanup(sandbox.leave)
+        self.sandbox = Sandbox(database)
+        self.sandbox.enter()
+        self.addCleanup(self.sandbox.leave)
 
 
 class CommittedApiTestCase(DomainTestCase):
@@ -156,8 +158,8 @@ class CommittedApiTestCase(DomainTestCase):
     @staticmethod
     def _delete_rows() -> None:
         # On tables this small DELETE is several times cheaper than TRUNCATE.
-        Order.delete().execute()
-        User.delete().execute()
+        for model in (Order, User, LoginFailures):
+            model.delete().execute()
 
 
 def rows_seen_by_another_connection(table: str) -> int:

@@ -44,6 +44,16 @@ class Sandbox:
         database.__class__ = SandboxedDatabase
         database.pinned = _PinnedConnection(pinned)
 
+    @contextmanager
+    def undone(self) -> Iterator[None]:
+        """Undo what happens inside the block, within one test."""
+        pinned = self._database.pinned.connection
+        _send(pinned, "SAVEPOINT undone")
+        try:
+            yield
+        finally:
+            _send(pinned, "ROLLBACK TO undone; RELEASE undone")
+
     def leave(self) -> None:
         """Roll the transaction back and give the database object back as it was.
 

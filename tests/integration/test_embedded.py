@@ -48,13 +48,16 @@ try:
 except EmbeddedError as error:
     print(json.dumps({"error": type(error).__name__, "text": str(error)}), flush=True)
     sys.exit(2)
-child = 0
-if "fork" in words:
-    child = os.fork()
-    if child == 0:
-        server.stop()
-        signal.pause()
-print(json.dumps({"url": server.url, "home": str(server.home), "joined": server.joined, "child": child}), flush=True)
+workers = []
+for way in words:
+    if way in ("idle", "stopping"):
+        workers.append(os.fork())
+        if workers[-1] == 0:
+            if way == "stopping":
+                server.stop()
+            signal.pause()
+facts = {"url": server.url, "home": str(server.home), "joined": server.joined, "workers": workers}
+print(json.dumps(facts), flush=True)
 sys.stdin.read()
 server.stop()
 """
@@ -317,12 +320,12 @@ class StartAndStopTest(EmbeddedTestCase):
 
 class PathTest(EmbeddedTestCase):
     def test_a_home_may_have_any_name(self) -> None:
-        name = 'it\'s "mine" $HOME `x` \\ 100% Bücher 本'
+        name = 'it\'s "my" $X `x` \\ 1% ü本'
         # A comma needs another socket, everything else does not.
-        for home in (self.home(f"this, {name}"), self.filled_home(name)):
+        for home, inside in ((self.home(f"a, {name}"), False), (self.filled_home(name), True)):
             with self.subTest(home=home), EmbeddedPostgres(home, durable=False) as server:
                 self.assertTrue(answers(server.url))
-                self.assertTrue((home / "data/postmaster.pid").exists())
+                self.assertEqual(inside, (home / "socket/.s.PGSQL.5432").exists())
 
     def test_a_long_path_gets_a_private_socket_elsewhere_that_others_can_join(self) -> None:
         home = self.filled_home("long" * 50)
@@ -423,6 +426,22 @@ class SharingTest(EmbeddedTestCase):
                 self.assertTrue(answers(server.url))
                 server.stop()
 
+    def test_a_lock_whose_server_is_shutting_down_names_nobody(self) -> None:
+        home = self.filled_home()
+        service = self.service(home)
+        service.answer()
+        _, postgres, _ = service.family()
+        self.assertEqual(f"{service.process.pid}\n", (home / "lock").read_text())
+        # Suspended, it takes its time to shut down.
+        postgres.suspend()
+        self.addCleanup(kill, postgres)
+        service.kill()
+        until(lambda: (home / "lock").read_text() == "", "the lock names nobody")
+        postgres.resume()
+        server = self.server(home)
+        server.start()
+        self.assertFalse(server.joined)
+
 
 class EndOfTheServiceTest(EmbeddedTestCase):
     def test_however_a_service_ends_nothing_of_its_throwaway_server_remains(self) -> None:
@@ -476,17 +495,18 @@ class EndOfTheServiceTest(EmbeddedTestCase):
         self.assertTrue(answers(url))
         self.assertFalse(is_gone(supervisor) or is_gone(postgres))
 
-    def test_a_worker_made_by_fork_does_not_keep_the_server_or_stop_it(self) -> None:
+    def test_workers_made_by_fork_neither_keep_the_server_nor_stop_it(self) -> None:
         home = self.filled_home()
-        service = self.service(home, "fork")
+        service = self.service(home, "idle", "stopping")
         answer = service.answer()
-        worker = psutil.Process(answer["child"])
-        self.addCleanup(worker.kill)
+        workers = [psutil.Process(pid) for pid in answer["workers"]]
+        for worker in workers:
+            self.addCleanup(kill, worker)
         self.assertTrue(answers(answer["url"]), "the worker's stop() must not stop its parent's server")
         supervisor, postgres, _ = service.family()
         service.kill()
         self.assertGone(supervisor, postgres)
-        self.assertFalse(is_gone(worker))
+        self.assertFalse(any(map(is_gone, workers)))
         # The lock is free as well.
         self.server(home).start()
 
@@ -619,6 +639,7 @@ class RootTest(EmbeddedTestCase):
         parent.mkdir(mode=0o700)
         with self.assertRefused(str(parent), "SHOP_DATA_DIR"):
             self.server(parent / "home").start()
+        self.assertEqual([], list(parent.iterdir()))
         self.assertEqual(0o700, stat.S_IMODE(parent.stat().st_mode))
 
     def test_programs_that_the_account_cannot_reach_are_copied_once(self) -> None:

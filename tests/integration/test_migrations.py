@@ -13,11 +13,11 @@ from psycopg2 import sql
 
 from shop import migrations
 from shop.database import database
-from shop.models import Order, User
+from shop.models import LoginFailures, Order, User
 from tests.harness.cases import ApiTestCase
 from tests.harness.postgres import server, setUpModule, tearDownModule  # noqa: F401
 
-ALL = ["0001_users_and_orders"]
+ALL = ["0001_users_and_orders", "0002_login_failures"]
 
 
 def empty_database(name: str) -> str:
@@ -31,7 +31,7 @@ class SchemaTest(ApiTestCase):
     """The migrated schema against the models."""
 
     def test_columns_are_those_of_the_models(self):
-        for model in (User, Order):
+        for model in (User, Order, LoginFailures):
             meta = model._meta
             expected = {
                 field.column_name: (
@@ -53,7 +53,13 @@ class SchemaTest(ApiTestCase):
         """Return the SQL name of a field's type."""
         if isinstance(field, ForeignKeyField):
             field = field.rel_field
-        names = {"TIMESTAMPTZ": "timestamp with time zone", "DECIMAL": "numeric", "JSON": "jsonb", "BLOB": "bytea"}
+        names = {
+            "TIMESTAMPTZ": "timestamp with time zone",
+            "DECIMAL": "numeric",
+            "JSON": "jsonb",
+            "BLOB": "bytea",
+            "INT": "integer",
+        }
         return names.get(field.field_type, field.field_type.lower())
 
     def test_money_has_two_decimals_and_ten_digits(self):

@@ -19,11 +19,13 @@ LAYERS = (
     {"shop.api"},
     {"shop.factories"},
     {"shop.accounts", "shop.orders"},
+    {"shop.throttle"},
     {"shop.models"},
     {"shop.database"},
     {
         "shop.migrations",
         "shop.tokens",
+        "shop.cursors",
         "shop.passwords",
         "shop.embedded",
         "shop.settings",

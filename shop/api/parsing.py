@@ -1,0 +1,199 @@
+"""What comes in: body, query and headers, read within limits and validated, with all faults reported at once.
+
+A responder declares what it takes, and gets it as arguments:
+
+    @takes(body=schemas.NewOrder, headers=schemas.OrderHeaders)
+    def on_post(self, request, response, body, headers): ...
+"""
+
+from collections.abc import Callable, Iterator
+from functools import wraps
+from typing import Any, NamedTuple
+
+import falcon
+from pydantic import BaseModel, ValidationError
+
+from shop import exactjson
+from shop.errors import (
+    FieldError,
+    MalformedJson,
+    MissingFields,
+    PayloadTooLarge,
+    UnsupportedMediaType,
+    ValidationFailed,
+)
+
+# A hostile body can have a fault every few bytes; an honest one has fewer than this.
+MAX_FAULTS = 500
+MAX_NAME = 100
+SPELLED_OUT = 3
+
+Schema = type[BaseModel]
+Responder = Callable[..., None]
+
+
+class Takes(NamedTuple):
+    """What a responder takes, each part by its pydantic model; it is found again as the responder's `takes`."""
+
+    body: Schema | None
+    query: Schema | None
+    headers: Schema | None
+
+
+def takes(
+    *, body: Schema | None = None, query: Schema | None = None, headers: Schema | None = None
+) -> Callable[[Responder], Responder]:
+    """Return a decorator that gives a responder the parts it declares, validated, as keyword arguments.
+
+    The decorated responder raises:
+        PayloadTooLarge: The body is longer than the service reads.
+        UnsupportedMediaType: There is a body that is not declared to be JSON.
+        MalformedJson: The body is not JSON text, or ends early.
+        MissingFields: Required fields are absent, null or empty; other faults are named with them.
+        ValidationFailed: Fields are unknown, of the wrong type or beyond their limits.
+    """
+    declared = Takes(body, query, headers)
+
+    def decorate(responder: Responder) -> Responder:
+        @wraps(responder)
+        def respond(self: Any, request: falcon.Request, response: falcon.Response, **params: Any) -> None:
+            responder(self, request, response, **params, **_parse(request, declared))
+
+        respond.takes = declared  # type: ignore[attr-defined]
+        return respond
+
+    return decorate
+
+
+def _parse(request: falcon.Request, declared: Takes) -> dict[str, BaseModel]:
+    """Return the declared parts by name, or refuse with the faults of all of them."""
+    parsed: dict[str, BaseModel] = {}
+    faults: list[Any] = []
+    for part, schema in declared._asdict().items():
+        if schema is None:
+            continue
+        try:
+            parsed[part] = schema.model_validate(_READERS[part](request, schema))
+        except ValidationError as error:
+            faults += [{"part": part, **fault} for fault in error.errors(include_url=False)]
+    if faults:
+        raise _refusal(faults)
+    return parsed
+
+
+def _read_body(request: falcon.Request, _schema: Schema) -> dict[str, Any]:
+    body = _read(request, request.context.max_body)
+    if not body:
+        return {}
+    if falcon.mediatypes.parse_header(request.content_type or "")[0].lower() != falcon.MEDIA_JSON:
+        raise UnsupportedMediaType
+    try:
+        document = exactjson.loads(body)
+    except ValueError as error:
+        raise MalformedJson(f"The body is not valid JSON: {error}") from error
+    if not isinstance(document, dict):
+        raise ValidationFailed("The body must be a JSON object", [FieldError("body", "must be a JSON object")])
+    return document
+
+
+def _read_query(request: falcon.Request, _schema: Schema) -> dict[str, Any]:
+    return dict(request.params)
+
+
+def _read_headers(request: falcon.Request, schema: Schema) -> dict[str, Any]:
+    # Others are none of our business: every request has some that no schema names.
+    names = [field.alias or name for name, field in schema.model_fields.items()]
+    return {name: value for name in names if (value := request.get_header(name)) is not None}
+
+
+_READERS = {"body": _read_body, "query": _read_query, "headers": _read_headers}
+
+
+def _read(request: falcon.Request, limit: int) -> bytes:
+    """Read the body, which is within its limit when it was announced by Content-Length, and may end up beyond else."""
+    announced = request.content_length
+    if announced is None and not request.env.get("wsgi.input_terminated"):
+        return b""
+    body = b"".join(_chunks(request.env["wsgi.input"], limit + 1 if announced is None else announced))
+    if len(body) > limit:
+        raise PayloadTooLarge(f"The body must not be longer than {limit} bytes")
+    if announced is not None and len(body) < announced:
+        raise MalformedJson("The body ended before its Content-Length")
+    return body
+
+
+def _chunks(stream: Any, wanted: int) -> Iterator[bytes]:
+    while wanted > 0:
+        chunk: bytes = stream.read(wanted)
+        if not chunk:
+            return
+        wanted -= len(chunk)
+        yield chunk
+
+
+def _refusal(found: list[Any]) -> MissingFields | ValidationFailed:
+    """Translate pydantic's findings into the contract's words."""
+    missing: list[str] = []
+    faults: list[FieldError] = []
+    for fault in found[:MAX_FAULTS]:
+        field = _path(fault["loc"])
+        if _is_missing(fault):
+            missing.append(field)
+            faults.append(FieldError(field, "is required"))
+        else:
+            faults.append(FieldError(field, _wording(fault)))
+    if len(found) > MAX_FAULTS:
+        faults.append(FieldError("body", f"has {len(found) - MAX_FAULTS} more faults"))
+    if missing:
+        return MissingFields(f"{_enumeration(missing)} {'is' if len(missing) == 1 else 'are'} required", faults)
+    sentence = "; ".join(f"{fault.field} {fault.error}" for fault in faults[:SPELLED_OUT])
+    if len(faults) > SPELLED_OUT:
+        sentence += f"; and {len(faults) - SPELLED_OUT} more"
+    return ValidationFailed(sentence, faults)
+
+
+def _is_missing(fault: Any) -> bool:
+    """Tell whether a required field of the body is absent, null or an empty string.
+
+    Only required fields are faulted for that; in a query or a header an empty value was given, and is wrong.
+    """
+    if fault["part"] != "body" or fault["type"] == "extra_forbidden":
+        return False
+    value = fault["input"]
+    return fault["type"] == "missing" or value is None or (isinstance(value, str) and not value.strip())
+
+
+def _path(location: tuple[str | int, ...]) -> str:
+    """Spell a location as a client would: ``items[0].price``."""
+    return "".join(f"[{step}]" if isinstance(step, int) else f".{_name(step)}" for step in location).removeprefix(".")
+
+
+def _name(name: str) -> str:
+    """Return a field's name fit to be read; that of an unknown field can be long, empty, or not to be shown at all."""
+    shown = "".join(char if char.isprintable() else f"\\u{ord(char):04x}" for char in name[:MAX_NAME])
+    return shown or '""'
+
+
+def _enumeration(names: list[str]) -> str:
+    """Return ``a``, ``a and b``, or ``a, b and c``."""
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+
+
+# pydantic's error types in the contract's words; a fault of our own validators brings its own.
+_WORDINGS = {
+    "extra_forbidden": "is not a known field",
+    "string_type": "must be a string",
+    "string_too_short": "must have at least {min_length} characters",
+    "string_too_long": "must have at most {max_length} characters",
+    "list_type": "must be an array",
+    "too_short": "must have at least one item",
+    "too_long": "must have at most {max_length} items",
+    "model_type": "must be an object",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than_equal": "must be at most {le}",
+}
+
+
+def _wording(fault: Any) -> str:
+    wording = _WORDINGS.get(fault["type"])
+    return wording.format(**fault.get("ctx", {})) if wording else fault["msg"]

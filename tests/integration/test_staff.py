@@ -1,0 +1,70 @@
+"""Staff: made by the command line only, and by their next token."""
+
+import contextlib
+import io
+import os
+from unittest import mock
+
+from shop import cli
+from shop.factories import UserFactory
+from shop.models import User
+from tests.harness.cases import ApiTestCase, CommittedApiTestCase
+from tests.harness.postgres import run_database_url, setUpModule, tearDownModule  # noqa: F401
+
+
+class NoRequestMakesStaffTest(ApiTestCase):
+    """Whatever is sent, a user is a customer."""
+
+    def test_a_role_is_refused_by_name_wherever_it_is_sent(self):
+        user = UserFactory.create()
+        for path, body in (
+            ("/users", UserFactory.body()),
+            ("/users/login", {"email": user.email, "password": user.password}),
+        ):
+            for value in ("staff", True, None, ["staff"]):
+                with self.subTest(path=path, value=value):
+                    response = self.client.post(path, body | {"role": value}, status=400)
+                    self.assertFields({"role": "is not a known field"}, response)
+        self.assertEqual(0, User.select().where(User.role == "staff").count())
+
+
+class StaffCommandTest(CommittedApiTestCase):
+    """``shop staff``."""
+
+    def shop(self, *arguments):
+        """Run the command and return its status and what it printed on both streams."""
+        out, err = io.StringIO(), io.StringIO()
+        environment = {"SHOP_DATABASE_URL": run_database_url(), "PATH": os.environ["PATH"]}
+        with (
+            mock.patch.dict(os.environ, environment, clear=True),
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+        ):
+            status = cli.main(arguments)
+        return status, out.getvalue(), err.getvalue()
+
+    def log_in(self, user):
+        """Return the headers of a new token for `user`."""
+        response = self.client.post("/users/login", {"email": user.email, "password": user.password}, status=200)
+        return {"Authorization": f"Bearer {response.json['token']}"}
+
+    def test_a_user_becomes_staff_with_the_next_log_in_and_a_customer_again_likewise(self):
+        ada, other = UserFactory.create(email="ada@example.com"), UserFactory.create()
+        self.assertEqual((0, "", ""), self.shop("staff", "list"))
+        before = self.log_in(ada)
+
+        status, out, _ = self.shop("staff", "add", " ADA@example.com ")
+        self.assertEqual((0, "shop: ada@example.com is staff, from the next log-in on\n"), (status, out))
+        self.client.get(f"/users/{other.id}", status=404, **before)
+        during = self.log_in(ada)
+        self.client.get(f"/users/{other.id}", status=200, **during)
+        self.assertEqual((0, f"ada@example.com  {ada.name}\n", ""), self.shop("staff", "list"))
+
+        self.assertEqual(0, self.shop("staff", "remove", "ada@example.com")[0])
+        self.client.get(f"/users/{other.id}", status=404, **self.log_in(ada))
+        self.assertEqual((0, "", ""), self.shop("staff", "list"))
+
+    def test_an_address_without_an_account_is_told_in_one_sentence(self):
+        for action in ("add", "remove"):
+            expected = (2, "", "shop: no account has the e-mail address nobody@example.com\n")
+            self.assertEqual(expected, self.shop("staff", action, "nobody@example.com"))

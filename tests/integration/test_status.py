@@ -1,0 +1,151 @@
+"""``PATCH /orders/{id}``: who may move an order where, and one winner when changes race."""
+
+from shop import exactjson
+from shop.factories import OrderFactory, UserFactory
+from shop.models import Order
+from shop.orders import STATUSES
+from tests.harness.cases import ApiTestCase, CommittedApiTestCase
+from tests.harness.postgres import setUpModule, tearDownModule  # noqa: F401
+
+NEVER = "0199e0c1-0000-7000-8000-000000000001"
+# As the contract has it, written out here once more on purpose.
+LEGAL = {
+    ("pending", "confirmed"),
+    ("confirmed", "shipped"),
+    ("shipped", "delivered"),
+    ("pending", "cancelled"),
+    ("confirmed", "cancelled"),
+}
+
+
+class Changes:
+    """What both kinds of test send."""
+
+    def change(self, order_id, body, user, status=200, **headers):
+        """Send a change of status."""
+        document = exactjson.dumps(body if isinstance(body, dict) else {"status": body})
+        return self.client.request("PATCH", f"/orders/{order_id}", document, user=user, status=status, **headers)
+
+    def stored(self, order):
+        """Return the status that is in the database."""
+        return Order.get(Order.id == order.id).status
+
+
+class StatusTest(Changes, ApiTestCase):
+    """One change after the other."""
+
+    def test_staff_moves_an_order_along_every_legal_step_and_no_other(self):
+        staff = UserFactory.create("staff")
+        for before in STATUSES:
+            for after in STATUSES:
+                with self.subTest(before=before, after=after):
+                    order = OrderFactory.create(status=before)
+                    if (before, after) in LEGAL:
+                        shown = self.change(order.id, after, staff).json
+                        self.assertEqual(after, shown["status"])
+                        self.assertOrderStored(shown)
+                    else:
+                        response = self.change(order.id, after, staff, status=409)
+                        self.assertProblem(response, 409, "INVALID_TRANSITION")
+                        self.assertEqual(before, self.stored(order))
+
+    def test_the_refusal_says_where_the_order_is_and_where_it_can_go(self):
+        staff = UserFactory.create("staff")
+        for before, fact in (
+            ("pending", "is pending and can only become confirmed or cancelled"),
+            ("confirmed", "is confirmed and can only become shipped or cancelled"),
+            ("shipped", "is shipped and can only become delivered"),
+            ("delivered", "is delivered, which is final"),
+            ("cancelled", "is cancelled, which is final"),
+        ):
+            with self.subTest(before):
+                response = self.change(OrderFactory.create(status=before).id, "pending", staff, status=409)
+                self.assertProblem(response, 409, "INVALID_TRANSITION", f"The order {fact}")
+                self.assertFields({"status": fact}, response)
+
+    def test_an_owner_cancels_while_it_is_time(self):
+        for before in ("pending", "confirmed"):
+            order = OrderFactory.create(status=before)
+            self.assertEqual("cancelled", self.change(order.id, "cancelled", order.user).json["status"])
+            self.assertEqual("cancelled", self.stored(order))
+        for before in ("shipped", "delivered", "cancelled"):
+            order = OrderFactory.create(status=before)
+            self.assertProblem(self.change(order.id, "cancelled", order.user, 409), 409, "INVALID_TRANSITION")
+            self.assertEqual(before, self.stored(order))
+
+    def test_anything_else_is_forbidden_to_an_owner(self):
+        order = OrderFactory.create()
+        for status in ("pending", "confirmed", "shipped", "delivered"):
+            with self.subTest(status):
+                response = self.change(order.id, status, order.user, status=403)
+                self.assertProblem(response, 403, "FORBIDDEN")
+        self.assertEqual("confirmed", self.stored(order))
+
+    def test_for_a_stranger_the_order_does_not_exist_whatever_the_change(self):
+        order, stranger = OrderFactory.create(), UserFactory.create()
+        answers = set()
+        for order_id in (order.id, NEVER, "not-an-id"):
+            for status in STATUSES:
+                with self.subTest(order_id=order_id, status=status):
+                    response = self.change(order_id, status, stranger, status=404, X_Request_ID="same")
+                    self.assertProblem(response, 404, "ORDER_NOT_FOUND", "Order not found")
+                    answers.add((response.body, str(sorted(response.headers.items()))))
+        self.assertEqual(1, len(answers), "the same 404, to the byte")
+        self.assertEqual("confirmed", self.stored(order))
+
+    def test_staff_finds_no_order_that_never_was(self):
+        for order_id in (NEVER, "not-an-id"):
+            response = self.change(order_id, "shipped", UserFactory.create("staff"), status=404)
+            self.assertProblem(response, 404, "ORDER_NOT_FOUND")
+
+    def test_only_the_status_changes(self):
+        order = OrderFactory.create()
+        shown = self.client.get(f"/orders/{order.id}", user=order.user).json
+        del shown["user"]
+        changed = self.change(order.id, "shipped", UserFactory.create("staff")).json
+        self.assertEqual(shown | {"status": "shipped"}, changed)
+
+    def test_a_change_of_anything_else_or_to_nothing_is_refused(self):
+        order = OrderFactory.create()
+        allowed = "must be one of pending, confirmed, shipped, delivered, cancelled"
+        for body, code, sentence in (
+            ({}, "MISSING_FIELDS", "status is required"),
+            ({"status": ""}, "MISSING_FIELDS", "status is required"),
+            ({"status": "lost"}, "VALIDATION_ERROR", f"status {allowed}"),
+            ({"status": "Shipped"}, "VALIDATION_ERROR", f"status {allowed}"),
+            ({"status": 5}, "VALIDATION_ERROR", "status must be a string"),
+            ({"status": "cancelled", "total": 0}, "VALIDATION_ERROR", "total is not a known field"),
+        ):
+            with self.subTest(body):
+                self.assertProblem(self.change(order.id, body, order.user, status=400), 400, code, sentence)
+        self.assertEqual("confirmed", self.stored(order))
+
+    def test_without_a_token_nothing_changes(self):
+        order = OrderFactory.create()
+        self.assertProblem(self.change(order.id, "cancelled", None, status=401), 401, "UNAUTHORIZED")
+        self.assertEqual("confirmed", self.stored(order))
+
+
+class StatusRaceTest(Changes, CommittedApiTestCase):
+    """Changes at the same moment."""
+
+    def test_of_two_racing_changes_one_wins_and_the_other_is_told_where_the_order_is(self):
+        staff = UserFactory.create("staff")
+        for _ in range(10):
+            order = OrderFactory.create()
+            responses = self.at_once(
+                lambda order=order: self.change(order.id, "cancelled", order.user, status="*"),
+                lambda order=order: self.change(order.id, "shipped", staff, status="*"),
+            )
+            self.assertEqual([200, 409], sorted(response.status_int for response in responses))
+            won, lost = sorted(responses, key=lambda response: response.status_int)
+            self.assertEqual(won.json["status"], self.stored(order))
+            self.assertProblem(lost, 409, "INVALID_TRANSITION")
+            self.assertIn(f"The order is {won.json['status']}", lost.json["error"])
+
+    def test_of_twenty_cancellations_at_once_one_wins(self):
+        order = OrderFactory.create()
+        responses = self.at_once(
+            *[lambda: self.change(order.id, "cancelled", order.user, status="*") for _ in range(20)]
+        )
+        self.assertEqual([200] + [409] * 19, sorted(response.status_int for response in responses))

@@ -1,0 +1,164 @@
+"""The log-in throttle: guessing is stopped before any hashing, for known and unknown addresses alike."""
+
+from datetime import UTC, datetime, timedelta
+from unittest import mock
+
+from argon2 import PasswordHasher
+
+from shop.database import database
+from shop.factories import UserFactory
+from shop.models import LoginFailures
+from tests.harness.cases import ApiTestCase, CommittedApiTestCase, make_client, rows_seen_by_another_connection
+from tests.harness.postgres import setUpModule, tearDownModule  # noqa: F401
+
+START = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
+
+
+class ThrottleTest(ApiTestCase):
+    """Ten failures in fifteen minutes, on a clock of our own."""
+
+    def setUp(self):
+        super().setUp()
+        self.user = UserFactory.create(email="ada@example.com")
+        self.now = START
+        self.client = make_client(clock=lambda: self.now)
+
+    def log_in(self, email="ada@example.com", password="wrong password", status=401, client=None):
+        """Try to log in."""
+        body = {"email": email, "password": password}
+        return (client or self.client).post("/users/login", body, status=status)
+
+    def test_after_ten_failures_even_the_right_password_is_refused_unseen(self):
+        for _ in range(10):
+            self.log_in()
+        with mock.patch.object(PasswordHasher, "verify", autospec=True) as verify:
+            response = self.log_in(password=self.user.password, status=429)
+        self.assertProblem(response, 429, "TOO_MANY_ATTEMPTS", "Too many failed attempts; try again later")
+        self.assertEqual("900", response.headers["Retry-After"])
+        verify.assert_not_called()
+
+    def test_an_unknown_address_is_refused_in_the_same_way(self):
+        answers = []
+        for email in ("ada@example.com", "nobody@example.com", "no address at all"):
+            for _ in range(10):
+                self.log_in(email)
+            response = self.log_in(email, status=429)
+            answers.append((response.headers["Retry-After"], {**response.json, "requestId": ""}))
+        self.assertEqual([answers[0]] * 3, answers)
+
+    def test_the_wait_is_told_and_ends(self):
+        for _ in range(10):
+            self.log_in()
+        self.now = START + timedelta(minutes=14, seconds=30, milliseconds=1)
+        self.assertEqual("30", self.log_in(status=429).headers["Retry-After"])
+        self.now = START + timedelta(minutes=15)
+        self.log_in(password=self.user.password, status=200)
+
+    def test_refused_attempts_do_not_lengthen_the_wait(self):
+        for _ in range(10):
+            self.log_in()
+        self.now = START + timedelta(minutes=14)
+        for _ in range(20):
+            self.log_in(status=429)
+        self.now = START + timedelta(minutes=15)
+        self.log_in()
+
+    def test_a_new_window_counts_from_one(self):
+        for _ in range(9):
+            self.log_in()
+        self.now = START + timedelta(minutes=15)
+        for _ in range(10):
+            self.log_in()
+        self.assertEqual("900", self.log_in(status=429).headers["Retry-After"])
+
+    def test_a_success_forgets_the_failures(self):
+        for _ in range(3):
+            for _ in range(9):
+                self.log_in()
+            self.log_in(password=self.user.password, status=200)
+        self.assertEqual(0, LoginFailures.select().count())
+
+    def test_one_account_is_counted_once_however_its_address_is_spelled(self):
+        for email in ("ada@example.com", "ADA@example.com", "Ada@Example.com", " ada@EXAMPLE.com ", "ada@example.COM"):
+            self.log_in(email)
+            self.log_in(email)
+        self.log_in("aDa@example.com", status=429)
+        self.assertEqual(1, LoginFailures.select().count())
+
+    def test_others_are_not_touched(self):
+        other = UserFactory.create()
+        for _ in range(10):
+            self.log_in()
+        self.log_in(other.email, other.password, status=200)
+
+    def test_it_holds_for_another_worker_and_after_a_restart(self):
+        for _ in range(10):
+            self.log_in()
+        self.log_in(status=429, client=make_client(clock=lambda: self.now))
+
+    def test_both_numbers_are_settings_and_either_turns_it_off(self):
+        strict = make_client(clock=lambda: self.now, login_max_failures=1, login_window=60)
+        self.log_in(client=strict)
+        self.assertEqual("60", self.log_in(client=strict, status=429).headers["Retry-After"])
+        for off in ({"login_max_failures": 0}, {"login_window": 0}):
+            with self.subTest(off):
+                lenient = make_client(clock=lambda: self.now, **off)
+                for _ in range(15):
+                    self.log_in(client=lenient)
+
+    def test_a_log_in_that_was_not_understood_is_no_failure(self):
+        for _ in range(12):
+            self.client.post("/users/login", {"email": "ada@example.com"}, status=400)
+        self.assertEqual(0, LoginFailures.select().count())
+
+    def test_neither_address_nor_password_is_kept(self):
+        self.log_in(password="do not keep me")
+        (row,) = database.execute_sql("SELECT login_failures::text FROM login_failures").fetchone()
+        self.assertNotIn("ada", row)
+        self.assertNotIn(b"ada@example.com".hex(), row)
+        self.assertNotIn("do not keep me", row)
+
+    def test_what_has_expired_is_cleared_away_by_later_failures(self):
+        for number in range(25):
+            self.log_in(f"guess-{number}@example.com")
+        self.now = START + timedelta(hours=1)
+        for number in range(3):
+            self.log_in(f"later-{number}@example.com")
+        self.assertEqual(3, LoginFailures.select().count())
+
+
+class WorkTest(ApiTestCase):
+    """How much work an answer takes, counted instead of timed."""
+
+    def test_a_known_and_an_unknown_address_take_the_same_verifications_and_statements(self):
+        user = UserFactory.create()
+        work = []
+        for email in (user.email, "nobody@example.com"):
+            statements = []
+            database.query_hooks.append(statements.append)
+            with mock.patch.object(
+                PasswordHasher, "verify", autospec=True, side_effect=PasswordHasher.verify
+            ) as verify:
+                self.client.post("/users/login", {"email": email, "password": "wrong"}, status=401)
+            database.query_hooks.remove(statements.append)
+            parameters = [call.args[1].split("$")[:4] for call in verify.call_args_list]
+            work.append((parameters, [statement.sql for statement in statements]))
+        self.assertEqual(1, len(work[0][0]))
+        self.assertEqual(work[0], work[1])
+
+
+class CommittedThrottleTest(CommittedApiTestCase):
+    """What is kept although the request fails."""
+
+    def test_the_record_of_a_failure_is_committed(self):
+        self.client.post("/users/login", {"email": "ada@example.com", "password": "wrong"}, status=401)
+        self.assertEqual(1, rows_seen_by_another_connection("login_failures"))
+
+    def test_failures_at_once_are_all_counted(self):
+        def guess():
+            return self.client.post("/users/login", {"email": "ada@example.com", "password": "wrong"}, status=401)
+
+        self.at_once(*[guess] * 9)
+        self.assertEqual(9, LoginFailures.get().failures)
+        guess()
+        self.client.post("/users/login", {"email": "ada@example.com", "password": "wrong"}, status=429)
