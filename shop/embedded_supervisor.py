@@ -126,7 +126,7 @@ class Supervisor:
 
     def _run_server(self) -> int:
         """Run one server to its end and return its exit status; announce the first that gets ready."""
-        child = self._start(self._plan["postgres"], subprocess.DEVNULL)
+        child = self._start(self._plan["postgres"], subprocess.DEVNULL, signal.SIGINT)
         while not self._announced:
             if self._ended(child, POLL):
                 return child.returncode
@@ -142,13 +142,20 @@ class Supervisor:
         stdin, write = os.pipe()
         os.write(write, text)
         os.close(write)
-        child = self._start(command, stdin)
+        # Without us it must not go on for a moment: the next start makes a directory of the same name.
+        child = self._start(command, stdin, signal.SIGKILL)
         os.close(stdin)
-        self._ended(child)
+        try:
+            self._ended(child)
+        except ServiceGone:
+            # While initdb tries settings out it heeds no SIGINT, the signal that ends a server.
+            child.terminate()
+            raise
         if child.returncode:
             raise Failed(f"{os.path.basename(command[0])} ended with status {child.returncode}.")
 
-    def _start(self, command: list[str], stdin: int) -> subprocess.Popen[bytes]:
+    def _start(self, command: list[str], stdin: int, without_us: int) -> subprocess.Popen[bytes]:
+        """Start a child that gets the signal `without_us` should this process be killed."""
         account = self._plan["account"]
         drop = {"user": account[0], "group": account[1], "extra_groups": []} if account else {}
         try:
@@ -159,17 +166,18 @@ class Supervisor:
                 stderr=self._log,
                 env=self._plan["env"],
                 umask=0o077,
-                preexec_fn=self._die_with_us,  # noqa: PLW1509 - it is unsafe beside threads, and there are none here
+                # Ruff warns of threads, of which there are none here.
+                preexec_fn=lambda: self._die_with_us(without_us),  # noqa: PLW1509
                 **drop,
             )
         except (OSError, subprocess.SubprocessError) as error:
             raise Failed(f"{command[0]} cannot be run: {error}.") from error
         return self._child
 
-    def _die_with_us(self) -> None:
-        """In a new child: have Linux interrupt it should this process be killed. Elsewhere the next start does it."""
+    def _die_with_us(self, number: int) -> None:
+        """In a new child: have Linux signal it when this process dies. Elsewhere the next start stops what is left."""
         if self._libc is not None:
-            self._libc.prctl(PR_SET_PDEATHSIG, signal.SIGINT)
+            self._libc.prctl(PR_SET_PDEATHSIG, number)
             if os.getppid() != self._pid:
                 os._exit(1)
 

@@ -24,6 +24,8 @@ from shop.settings import Settings, SettingsError
 
 # Requests in flight get this long to end when a worker is told to stop, in seconds.
 GRACE = 15
+# How often the server is told again to stop, in seconds; see `_stop_on_signal`.
+REMINDER = 0.2
 
 
 class PortInUse(Exception):
@@ -81,7 +83,7 @@ def check_before_serving(settings: Settings) -> None:
 
 
 def serve(settings: Settings, *, on_ready: Callable[[str], None]) -> None:
-    """Serve until SIGINT or SIGTERM, then let requests in flight end.
+    """Serve until SIGINT, SIGTERM or SIGHUP, then let requests in flight end. The three stay blocked afterwards.
 
     Args:
         settings: Complete: with database URL and secret key.

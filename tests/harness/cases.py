@@ -86,7 +86,7 @@ class DomainTestCase(unittest.TestCase):
         }
         self.assertEqual(status, response.status_int)
         self.assertEqual(expected, {name: value for name, value in problem.items() if name != "errors"})
-        self.assertRegex(problem["error"], r"^\w.*\w$", "`error` is a sentence for a person")
+        self.assertRegex(problem["error"], r"^\S.*\w$", "`error` is a sentence for a person")
 
     def assertFields(self, expected: dict[str, str], response: TestResponse) -> None:
         """Fail unless the problem in `response` names exactly these fields, with these faults."""
