@@ -21,7 +21,20 @@ from tests.harness.postgres import setUpModule, tearDownModule  # noqa: F401
 # JSON literals, as they are sent; some are none.
 LITERALS = (
     *("null", "true", "false", "[]", "{}", "[[]]", '[""]', '{"": ""}', '""', '" "'),
-    *("NaN", "Infinity", "-Infinity", "1e400", "-1e400", "1e99999999999999999999", "1e-400", "-0", "-1", "0", "1e3"),
+    *(
+        "NaN",
+        "Infinity",
+        "-Infinity",
+        "1e400",
+        "-1e400",
+        "1e99999999999999999999",
+        "1e999999999",
+        "1e-400",
+        "-0",
+        "-1",
+        "0",
+        "1e3",
+    ),
     *(
         "1.9",
         "0.1000000000000000055511151231257827",
