@@ -4,16 +4,17 @@
 what needs real commits, such as races between threads; its rows are deleted afterwards.
 """
 
+import copy
 import os
 import random
 import sys
 import unittest
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from datetime import datetime
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 from unittest import mock
 
 import falcon
@@ -24,15 +25,19 @@ from webtest import TestResponse
 from shop.app import create_app, utc_now
 from shop.database import database
 from shop.factories import source
-from shop.models import LoginFailures, Order, User
+from shop.models import Order, User
 from shop.settings import Settings
 from shop.tokens import Tokens
-from tests.harness.client import ApiClient
+from tests.harness.client import ApiClient, forget_exchange, last_exchange
+from tests.harness.parity import ClonedDatabase
 from tests.harness.postgres import run_database_url
 from tests.harness.sandbox import Sandbox
+from tests.harness.tables import deletion
 
 SECRET_KEY = "a key that only the tests know, 32 bytes and more"
 T = TypeVar("T")
+# To unittest the frames of this module are its own: a traceback ends in the test, not in an assertion's insides.
+__unittest = True
 
 
 @cache
@@ -46,7 +51,7 @@ def run_seed() -> str:
 def make_settings(**overrides: object) -> Settings:
     """Return settings for an application under test: the run's database, cheap hashing, nothing of the environment."""
     defaults = {
-        "database_url": SecretStr(run_database_url()),
+        "database_url": SecretStr(_database_url()),
         "secret_key": SecretStr(SECRET_KEY),
         "argon2_time_cost": 1,
         "argon2_memory_cost": 8,
@@ -65,13 +70,65 @@ def make_client(*, clock: Callable[[], datetime] = utc_now, **overrides: object)
     return ApiClient(create_app(settings, clock=clock), tokens)
 
 
+def _database_url() -> str:
+    """Return the URL of the database that the running test is to use."""
+    in_clone = _mode == "commit" and database.database
+    return database.database if in_clone else run_database_url()
+
+
 @cache
 def _shared_client() -> ApiClient:
     return make_client()
 
 
 class DomainTestCase(unittest.TestCase):
-    """Assertions in the words of the API."""
+    """Assertions in the words of the API, and failures that tell their story."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        # Each test has a seed of its own, so that it gets the same values alone and in the whole run.
+        source.reseed(f"{run_seed()} {self.id()}")
+        forget_exchange()
+
+    def _callTestMethod(self, method: Callable[[], None]) -> None:
+        with self._told():
+            super()._callTestMethod(method)
+
+    @contextmanager
+    def subTest(self, *args: Any, **kwargs: Any) -> Iterator[None]:
+        with super().subTest(*args, **kwargs), self._told():
+            yield
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """Add to a failure what was sent last, what it did to the database, and how to see it again."""
+        try:
+            yield
+        except unittest.SkipTest:
+            raise
+        except Exception as error:
+            if not hasattr(error, "__notes__"):
+                error.add_note(f"{last_exchange()}\nrerun: {self._rerun()}")
+            raise
+
+    def _rerun(self) -> str:
+        order = sys.modules["tests.harness.runner"].order_options() if "tests.harness.runner" in sys.modules else ""
+        return f"SHOP_TEST_SEED={run_seed()} scripts/test {order} {self.id()}".replace("  ", " ")
+
+    @contextmanager
+    def assertQueries(self, count: int) -> Iterator[None]:
+        """Fail unless the block runs exactly `count` statements; the failure lists them."""
+        statements: list[str] = []
+
+        def note(event: Any) -> None:
+            statements.append(event.sql)
+
+        database.query_hooks.append(note)
+        try:
+            yield
+        finally:
+            database.query_hooks.remove(note)
+        self.assertEqual(count, len(statements), "\n".join(["these statements were run:", *statements]))
 
     def assertProblem(self, response: TestResponse, status: int, code: str, sentence: str | None = None) -> None:
         """Fail unless `response` is an error of the one shape, with this status and code (and sentence)."""
@@ -110,26 +167,84 @@ class DomainTestCase(unittest.TestCase):
 class ApiTestCase(DomainTestCase):
     """A test of the API in a sandbox: whatever it writes is rolled back, and no other connection ever sees it.
 
+    Override `setUpTestData` to make rows once for all tests of a class. Each test sees them in a savepoint of its own,
+    and gets its own copy of whatever was put on the class.
+
     Attributes:
         client: Sends requests to the application.
-        sandbox: The transaction around the test.
+        isolation: Keeps the test from others; `with self.isolation.undone():` undoes a part of a test.
+        not_in_parity_because: The reason why the class means nothing outside a sandbox, empty when it does.
     """
 
     client: ApiClient
-    sandbox: Sandbox
+    isolation: Sandbox | ClonedDatabase
+    not_in_parity_because = ""
+    _class_isolation: ClassVar[Sandbox | ClonedDatabase | None] = None
+
+    @classmethod
+    def setUpTestData(cls) -> None:
+        """Make what all tests of the class share, and put it on the class."""
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        super().setUpClass()
+        cls._class_isolation = None
+        if cls.setUpTestData.__func__ is ApiTestCase.setUpTestData.__func__:
+            return
+        source.reseed(f"{run_seed()} {cls.__qualname__}")
+        _shared_client()
+        isolation = _isolation()
+        isolation.enter()
+        cls.addClassCleanup(isolation.leave)
+        before = dict(vars(cls))
+        cls.setUpTestData()
+        for name, value in list(vars(cls).items()):
+            if before.get(name) is not value:
+                setattr(cls, name, _ClassData(name, value))
+        cls._class_isolation = isolation
 
     def setUp(self) -> None:
         super().setUp()
-        # Each test has a seed of its own, so that it gets the same values alone and in the whole run.
-        source.reseed(f"{run_seed()} {self.id()}")
         self.client = _shared_client()
-        self.sandbox = Sandbox(database)
-        self.sandbox.enter()
-        self.addCleanup(self.sandbox.leave)
+        self.isolation = _isolation(self._class_isolation)
+        self.isolation.enter()
+        self.addCleanup(self.isolation.leave)
+
+
+class _ClassData:
+    """What `setUpTestData` put on a class: each test gets a copy, made at its first look, with references kept."""
+
+    def __init__(self, name: str, value: object) -> None:
+        self._name, self._value = name, value
+
+    def __get__(self, test: "ApiTestCase | None", owner: type) -> object:
+        if test is None:
+            return self._value
+        # One memo for the test: two attributes that refer to one object go on referring to one copy.
+        memo = test.__dict__.setdefault("_copies", {})
+        copied = test.__dict__[self._name] = copy.deepcopy(self._value, memo)
+        return copied
+
+
+_mode = "sandbox"
+
+
+def use_isolation(mode: str) -> None:
+    """Choose how the tests that begin from now on are kept apart: ``sandbox``, or ``commit`` on clones of their own."""
+    global _mode  # noqa: PLW0603 - the runner's switch for a whole pass.
+    if mode not in ("sandbox", "commit"):
+        raise ValueError(f"there is no isolation {mode!r}")
+    _mode = mode
+
+
+def _isolation(of_class: Sandbox | ClonedDatabase | None = None) -> Sandbox | ClonedDatabase:
+    if _mode == "sandbox":
+        return Sandbox(database)
+    return ClonedDatabase(database, template=of_class.name if isinstance(of_class, ClonedDatabase) else None)
 
 
 class CommittedApiTestCase(DomainTestCase):
-    """A test of the API with real commits and as many connections as it has threads; slower than a sandbox.
+    """A test of the API with real commits and as many connections as it has threads; its rows are deleted afterwards.
 
     Attributes:
         client: Sends requests to the application, from any thread.
@@ -139,9 +254,8 @@ class CommittedApiTestCase(DomainTestCase):
 
     def setUp(self) -> None:
         super().setUp()
-        source.reseed(f"{run_seed()} {self.id()}")
         self.client = _shared_client()
-        self.addCleanup(self._delete_rows)
+        self.addCleanup(database.execute_sql, deletion())
 
     def at_once(self, *calls: Callable[[], T]) -> list[T]:
         """Make all calls at the same time, each in a thread of its own, and return their results in order."""
@@ -154,12 +268,6 @@ class CommittedApiTestCase(DomainTestCase):
 
         with ThreadPoolExecutor(len(calls)) as threads:
             return list(threads.map(call, calls))
-
-    @staticmethod
-    def _delete_rows() -> None:
-        # On tables this small DELETE is several times cheaper than TRUNCATE.
-        for model in (Order, User, LoginFailures):
-            model.delete().execute()
 
 
 def rows_seen_by_another_connection(table: str) -> int:

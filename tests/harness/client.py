@@ -1,12 +1,63 @@
 """A client of the API in the same process: WebTest with our JSON, our tokens, and the status in the call."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
+from peewee import QueryEvent
 from webtest import TestApp, TestResponse
 
 from shop import exactjson
+from shop.database import database
 from shop.models import User
 from shop.tokens import Actor, Tokens
+
+# To unittest the frames of this module are its own: a traceback ends in the test.
+__unittest = True
+# Characters of a body or a statement that a failure shows.
+SHOWN = 2000
+
+
+@dataclass
+class Exchange:
+    """A request, its answer, and the statements between them."""
+
+    request: str
+    response: TestResponse | None = None
+    statements: list[QueryEvent] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        lines = [f"last request: {self.request}"]
+        if self.response is not None:
+            lines += [f"  answered with {self.response.status}", f"  {self.response.text[:SHOWN]}"]
+        lines += [f"  {event.duration * 1000:6.2f} ms  {event.sql[:SHOWN]}" for event in self.statements]
+        return "\n".join(lines)
+
+
+_last: Exchange | None = None
+
+
+def last_exchange() -> str:
+    """Return the last exchange of the running test, as text for a failure."""
+    return str(_last or "no request was sent")
+
+
+def forget_exchange() -> None:
+    """Begin a test that has sent nothing yet."""
+    global _last  # noqa: PLW0603 - one test runs at a time in a process.
+    _last = None
+
+
+@contextmanager
+def _recorded(method: str, path: str) -> Iterator[Exchange]:
+    global _last  # noqa: PLW0603
+    _last = exchange = Exchange(f"{method} {path}")
+    database.query_hooks.append(exchange.statements.append)
+    try:
+        yield exchange
+    finally:
+        database.query_hooks.remove(exchange.statements.append)
 
 
 class ApiClient:
@@ -38,7 +89,7 @@ class ApiClient:
         body: bytes = b"",
         *,
         user: User | None = None,
-        status: int,
+        status: int | str,
         content_type: str | None = "application/json",
         **headers: str,
     ) -> TestResponse:
@@ -49,7 +100,7 @@ class ApiClient:
             path: Path and query.
             body: The body as it is sent.
             user: Who sends it; None for nobody.
-            status: The expected status; another one fails the test and shows the response.
+            status: The expected status, or ``*`` for any; another one fails the test.
             content_type: Of the body, when there is one.
             headers: Further headers, underscores standing for hyphens.
         """
@@ -58,7 +109,13 @@ class ApiClient:
             sent["Content-Type"] = content_type
         if user is not None:
             sent.setdefault("Authorization", f"Bearer {self.token(user)}")
-        return self._app.request(path, method=method, body=body, headers=sent, status=status)
+        with _recorded(method, path) as exchange:
+            response = self._app.request(path, method=method, body=body, headers=sent, status="*")
+            exchange.response = response
+        # Checked here and not by WebTest, so that a failure comes after the exchange has been recorded.
+        if status not in ("*", response.status_int):
+            raise AssertionError(f"{method} {path} was answered with {response.status}, not with {status}")
+        return response
 
     def token(self, user: User) -> str:
         """Return a token for `user`, as a log-in would issue it."""

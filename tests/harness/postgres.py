@@ -100,17 +100,25 @@ def server() -> Server:
 @cache
 def run_database_url() -> str:
     """Return the URL of the database that this run shares, with the migrated schema and no rows."""
-    return clone(f"shop_test_{os.getpid()}")
+    url = clone(f"shop_test_{os.getpid()}")
+    # Registered after the server's own end, and so run before it.
+    atexit.register(drop, url.rpartition("/")[2].partition("?")[0])
+    return url
 
 
-def clone(name: str) -> str:
-    """Create the database `name` as a copy of the migrated schema, dropped when the run ends; return its URL."""
-    template, identifier = sql.Identifier(_template()), sql.Identifier(name)
-    drop = sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(identifier)
-    server().execute(drop)
-    server().execute(sql.SQL("CREATE DATABASE {} TEMPLATE {} STRATEGY FILE_COPY").format(identifier, template))
-    atexit.register(server().execute, drop)
+def clone(name: str, template: str | None = None) -> str:
+    """Create the database `name` as a copy of `template`, the migrated schema if that is None, and return its URL."""
+    drop(name)
+    source = sql.Identifier(template or _template())
+    # Copying through the log takes half the time of copying files, for a database this small.
+    statement = sql.SQL("CREATE DATABASE {} TEMPLATE {} STRATEGY WAL_LOG")
+    server().execute(statement.format(sql.Identifier(name), source))
     return server().url_of(name)
+
+
+def drop(name: str) -> None:
+    """Drop the database `name` if it is there, whoever is connected to it."""
+    server().execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
 
 
 @cache

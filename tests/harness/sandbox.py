@@ -3,46 +3,90 @@
 For the length of a test the service's own database object becomes a `SandboxedDatabase`: all threads share one
 connection, inside a transaction that is rolled back at the end. What the service takes for a transaction is a
 savepoint in there, and so is every statement outside one, so that a failing statement undoes itself alone, as in
-autocommit. The rule: a test inside the sandbox gets the verdict that production would give.
+autocommit. The rule: a test inside the sandbox gets the verdict that production would give. What cannot be stood in
+for fails the test: see `tests.harness.guard`.
 """
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from peewee import __exception_wrapper__ as peewee_errors
-from psycopg2.extensions import TRANSACTION_STATUS_INERROR, TRANSACTION_STATUS_UNKNOWN, connection
+from psycopg2 import Error as DriverError
+from psycopg2.extensions import TRANSACTION_STATUS_IDLE, TRANSACTION_STATUS_INERROR, connection, cursor
 
 from shop.database import Database
+from tests.harness.guard import INSTEAD, Guard, SandboxError
+from tests.harness.tables import delete_rows, tables_with_rows
 
 # How long a thread waits for another's transaction before the test is called deadlocked, in seconds.
 PATIENCE = 30
 
+_cost = [0, 0.0]
 
-class SandboxError(AssertionError):
-    """The code under test did what the sandbox cannot stand in for; the text says what to do instead."""
+
+def cost() -> tuple[int, float]:
+    """Return how many sandboxes this process has entered, and the seconds spent on entering and leaving them."""
+    return _cost[0], _cost[1]
 
 
 class Sandbox:
-    """The transaction around one test.
+    """The transaction around one test, or around the tests of a class that share their data.
 
     Args:
-        database: The service's database object.
+        database: The service's database object. When it is in a sandbox already, this one is a savepoint in there.
     """
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def enter(self) -> None:
-        """Begin the transaction, on the calling thread's connection."""
+        """Begin, on the calling thread's connection."""
+        started = time.perf_counter()
         database = self._database
-        pinned = database.connection()
-        _send(pinned, "BEGIN")
-        self._state_outside = database._state
-        database._state = type(database._state)()
+        self._outside = database.__class__, database._state, getattr(database, "pinned", None)
+        if self._outside[2] is None:
+            # A cursor, because asking for one replaces a connection that an earlier test has lost.
+            pinned = database.cursor().connection
+            _send(pinned, "BEGIN; SAVEPOINT sandbox")
+        else:
+            pinned = self._outside[2].connection
+            _send(pinned, "SAVEPOINT sandbox")
+        self._guard = Guard(pinned)
         database.__class__ = SandboxedDatabase
-        database.pinned = _PinnedConnection(pinned)
+        database._state = type(database._state)()
+        database.pinned = _PinnedConnection(pinned, self._guard)
+        # Open for this thread, as it was outside; other threads begin without a connection, there as here.
+        database.connect()
+        _cost[0] += 1
+        _cost[1] += time.perf_counter() - started
+
+    def leave(self) -> None:
+        """Undo everything since `enter`, and give the database object back as it was.
+
+        Raises:
+            SandboxError: Something got out of the sandbox. Whatever it left is removed.
+        """
+        started = time.perf_counter()
+        database, guard, pinned = self._database, self._guard, self._database.pinned.connection
+        guard.release()
+        database.__class__, database._state, pinned_outside = self._outside
+        if pinned_outside is None:
+            del database.pinned
+        else:
+            database.pinned = pinned_outside
+        try:
+            _send(pinned, "ROLLBACK TO sandbox; RELEASE sandbox" if pinned_outside else "ROLLBACK TO sandbox; ROLLBACK")
+        except DriverError:
+            guard.note_lost_transaction()
+        guard.release_locks()
+        if guard.is_suspicious:
+            self._clean_up(pinned)
+        _cost[1] += time.perf_counter() - started
+        if guard.escapes:
+            raise SandboxError("\n".join(map(str, guard.escapes)))
 
     @contextmanager
     def undone(self) -> Iterator[None]:
@@ -54,25 +98,14 @@ class Sandbox:
         finally:
             _send(pinned, "ROLLBACK TO undone; RELEASE undone")
 
-    def leave(self) -> None:
-        """Roll the transaction back and give the database object back as it was.
-
-        Raises:
-            SandboxError: The transaction had ended before: a statement got past the sandbox.
-        """
-        database = self._database
-        pinned = database.pinned.connection
-        del database.pinned
-        database.__class__ = Database
-        database._state = self._state_outside
-        escaped = not _in_transaction(pinned)
-        if not pinned.closed:
+    def _clean_up(self, pinned: connection) -> None:
+        """Make the database as empty as the next test expects it, as seen by everybody."""
+        if not pinned.closed and pinned.info.transaction_status != TRANSACTION_STATUS_IDLE and not self._outside[2]:
             _send(pinned, "ROLLBACK")
-        if escaped:
-            raise SandboxError(
-                "the sandbox's transaction ended during the test: the code under test sent COMMIT or ROLLBACK as plain "
-                "SQL, or lost its connection. Use database.atomic(), or test it in a CommittedApiTestCase."
-            )
+        tables = tables_with_rows()
+        if tables:
+            self._guard.note_rows_left(tables)
+            delete_rows()
 
 
 class SandboxedDatabase(Database):
@@ -83,7 +116,7 @@ class SandboxedDatabase(Database):
     def begin(self, isolation_level: Any = None) -> None:
         """Begin what the service takes for a transaction."""
         if isolation_level is not None:
-            raise SandboxError(f"isolation level {isolation_level} needs a CommittedApiTestCase")
+            self.pinned.guard.refuse(f"a transaction asked for the isolation level {isolation_level}", INSTEAD)
         # As outside: the first use of a thread opens its connection.
         self.cursor().close()
         self.pinned.begin()
@@ -111,8 +144,9 @@ class SandboxedDatabase(Database):
 class _PinnedConnection:
     """The one connection of a test, with at most one transaction of the service in it at a time."""
 
-    def __init__(self, pinned: connection) -> None:
+    def __init__(self, pinned: connection, guard: Guard) -> None:
         self.connection = pinned
+        self.guard = guard
         self._turn = threading.RLock()
         self._in_transaction = False
 
@@ -171,7 +205,7 @@ class _PinnedConnection:
         if not self._in_transaction:
             return
         # A lost connection has nothing left to undo; `Sandbox.leave` will say so.
-        if _in_transaction(self.connection):
+        if not self.connection.closed:
             _send(self.connection, "ROLLBACK TO application; RELEASE application")
         self._end()
 
@@ -181,17 +215,11 @@ class _PinnedConnection:
 
     def _take_turn(self) -> None:
         if not self._turn.acquire(timeout=PATIENCE):
-            raise SandboxError(
-                f"a thread waited {PATIENCE} s for another's transaction: inside the sandbox all threads share one "
-                "connection. Test it in a CommittedApiTestCase."
-            )
+            what = f"a thread waited {PATIENCE} s for another's transaction: in a sandbox all share one connection"
+            self.guard.refuse(what, INSTEAD)
 
 
 def _send(conn: connection, statements: str) -> None:
-    """Run SQL of the sandbox's own, unseen by query hooks."""
-    with conn.cursor() as cursor:
-        cursor.execute(statements)
-
-
-def _in_transaction(conn: connection) -> bool:
-    return conn.info.transaction_status not in (TRANSACTION_STATUS_UNKNOWN, 0)
+    """Run SQL of the sandbox's own, unseen by query hooks and by the guard."""
+    with conn.cursor(cursor_factory=cursor) as plain:
+        plain.execute(statements)

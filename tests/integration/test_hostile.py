@@ -155,7 +155,7 @@ class OneRuleTestCase(ApiTestCase):
     def send(self, operation: Operation, body: bytes = b"", path: str | None = None, **headers: str) -> None:
         """Send a request, hold the answer against the one rule, and undo what an accepted request has written."""
         where = path or operation.path(user_id=str(self.user.id), order_id=str(self.order.id))
-        with self.sandbox.undone():
+        with self.isolation.undone():
             response = self.client.request(operation.method, where, body, user=self.user, status="*", **headers)
             self.assertDocumented(operation, response)
             if response.status_int >= 400:

@@ -1,0 +1,53 @@
+"""The other isolation: for each test a database of its own and real commits, to hold the sandbox's verdicts against."""
+
+import itertools
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from peewee import PostgresqlDatabase
+
+from tests.harness.postgres import clone, drop
+from tests.harness.tables import deletion, table_names
+
+_numbers = itertools.count(1)
+
+
+class ClonedDatabase:
+    """Stands where a `Sandbox` would: points the service's database object at a fresh clone of the migrated schema.
+
+    Args:
+        database: The service's database object.
+        template: Database to clone instead; nobody may be connected to it.
+    """
+
+    def __init__(self, database: PostgresqlDatabase, template: str | None = None) -> None:
+        self._database = database
+        self._template = template
+        self.name = f"shop_parity_{os.getpid()}_{next(_numbers)}"
+
+    def enter(self) -> None:
+        """Make the clone and point the database object at it."""
+        self._outside = self._database.database
+        self._database.close()
+        self._database.init(clone(self.name, self._template))
+
+    def leave(self) -> None:
+        """Point the database object back and drop the clone, whoever is connected to it."""
+        self._database.init(self._outside)
+        drop(self.name)
+
+    @contextmanager
+    def undone(self) -> Iterator[None]:
+        """Put the rows back as they are now, after the block."""
+        run = self._database.execute_sql
+        saved = {
+            table: run(f'SELECT coalesce(json_agg(t), $$[]$$)::text FROM "{table}" AS t').fetchone()[0]
+            for table in table_names()
+        }
+        try:
+            yield
+        finally:
+            run(deletion())
+            for table, rows in reversed(saved.items()):
+                run(f'INSERT INTO "{table}" SELECT * FROM json_populate_recordset(NULL::"{table}", %s)', (rows,))
