@@ -1,0 +1,68 @@
+"""How many statements each operation may run: an endpoint that starts to need more fails here, not in production."""
+
+import json
+
+from shop.factories import OrderFactory, UserFactory
+from tests.harness.cases import ApiTestCase
+from tests.harness.operations import example, operations
+from tests.harness.postgres import setUpModule, tearDownModule  # noqa: F401
+
+# One round trip each: the statement that does it finds out as well whether it may.
+BUDGETS = {
+    "POST /users": 1,
+    # Failures on record, the credentials.
+    "POST /users/login": 2,
+    "GET /users/{user_id}": 1,
+    "GET /users/{user_id}/orders": 1,
+    "POST /orders": 1,
+    "GET /orders/{order_id}": 1,
+    "PATCH /orders/{order_id}": 1,
+    "GET /livez": 0,
+    "GET /readyz": 1,
+}
+
+
+class BudgetTest(ApiTestCase):
+    """Each operation, done successfully."""
+
+    @classmethod
+    def setUpTestData(cls):
+        cls.user = UserFactory.create(email="ada@example.com", password="analytical engine")
+        cls.order = OrderFactory.create("large", user=cls.user)
+
+    def body(self, operation):
+        """Return a body with which `operation` succeeds."""
+        if operation.takes.body is None:
+            return b""
+        document = example(operation.takes.body)
+        if "userId" in document:
+            document["userId"] = str(self.user.id)
+        if str(operation) == "POST /users":
+            document["email"] = "another@example.com"
+        return json.dumps(document).encode()
+
+    def test_every_operation_stays_within_its_budget(self):
+        for operation in operations():
+            with self.subTest(str(operation)):
+                path = operation.path(user_id=self.user.id, order_id=self.order.id)
+                with self.assertQueries(BUDGETS[str(operation)]):
+                    response = self.client.request(
+                        operation.method, path, self.body(operation), user=self.user, status="*"
+                    )
+                self.assertLess(response.status_int, 300)
+
+    def test_a_refused_read_asks_the_database_nothing(self):
+        stranger = UserFactory.create()
+        for path in (f"/users/{stranger.id}", f"/users/{stranger.id}/orders", "/orders/not-an-id"):
+            with self.subTest(path), self.assertQueries(0):
+                self.client.get(path, user=self.user, status=404)
+
+    def test_a_replayed_order_takes_one_statement_more(self):
+        body = OrderFactory.body(self.user)
+        self.client.post("/orders", body, user=self.user, Idempotency_Key="again")
+        with self.assertQueries(2):
+            self.client.post("/orders", body, user=self.user, Idempotency_Key="again")
+
+    def test_a_count_that_is_wrong_lists_the_statements(self):
+        with self.assertRaisesRegex(AssertionError, r"these statements were run:\nSELECT"), self.assertQueries(0):
+            self.client.get(f"/users/{self.user.id}", user=self.user)
