@@ -1,0 +1,112 @@
+"""Measures what the suite is built on, on the server that the tests would take. Figures for people, never assertions.
+
+Each figure is the median of several rounds; the rounds of all figures alternate, so that a machine that slows down
+slows all of them.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from shop.database import database
+from shop.factories import OrderFactory, UserFactory
+from tests.harness.cases import make_client
+from tests.harness.parity import ClonedDatabase
+from tests.harness.sandbox import Sandbox
+from tests.harness.tables import deletion
+
+BATCH = 100
+
+
+@contextmanager
+def isolated(isolation: Sandbox | ClonedDatabase) -> Iterator[None]:
+    """Enter and leave an isolation of the tests."""
+    isolation.enter()
+    try:
+        yield
+    finally:
+        isolation.leave()
+
+
+def figures() -> dict[str, Callable[[], float]]:
+    """Return what is measured: by its name a function that does it and returns the seconds that one took."""
+    client = make_client()
+
+    def sandbox() -> float:
+        return timed(lambda: repeat(BATCH, enter_and_leave)) / BATCH
+
+    def enter_and_leave() -> None:
+        with isolated(Sandbox(database)):
+            pass
+
+    def clone() -> float:
+        def once() -> None:
+            with isolated(ClonedDatabase(database)):
+                pass
+
+        return timed(once)
+
+    def requests() -> float:
+        user = UserFactory.create()
+        taken = timed(lambda: repeat(BATCH, lambda: client.get(f"/users/{user.id}", user=user))) / BATCH
+        database.execute_sql(deletion())
+        return taken
+
+    def requests_in_sandbox() -> float:
+        with isolated(Sandbox(database)):
+            return requests()
+
+    def users() -> float:
+        with isolated(Sandbox(database)):
+            return timed(lambda: UserFactory.create_batch(BATCH)) / BATCH
+
+    def orders() -> float:
+        with isolated(Sandbox(database)):
+            user = UserFactory.create()
+            return timed(lambda: OrderFactory.create_batch(BATCH, user=user)) / BATCH
+
+    def deletes() -> float:
+        return timed(lambda: repeat(BATCH, lambda: database.execute_sql(deletion()))) / BATCH
+
+    return {
+        "a sandbox, entered and left": sandbox,
+        "a clone of the template, made and dropped": clone,
+        "the rows of all tables, deleted": deletes,
+        "GET /users/{id} through WebTest, in autocommit": requests,
+        "GET /users/{id} through WebTest, in a sandbox": requests_in_sandbox,
+        "a user of a factory, in a batch of 100": users,
+        "an order of a factory, in a batch of 100": orders,
+    }
+
+
+def repeat(times: int, action: Callable[[], object]) -> None:
+    """Do `action` some times."""
+    for _ in range(times):
+        action()
+
+
+def timed(action: Callable[[], object]) -> float:
+    """Return the seconds that `action` takes."""
+    started = time.perf_counter()
+    action()
+    return time.perf_counter() - started
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(prog="scripts/bench", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=15, metavar="N", help="rounds of each figure (default: 15)")
+    rounds = parser.parse_args().rounds
+    measured: dict[str, list[float]] = {}
+    for _ in range(rounds):
+        for name, figure in figures().items():
+            measured.setdefault(name, []).append(figure())
+    print(f"milliseconds each, median of {rounds} rounds")
+    for name, values in measured.items():
+        print(f"{statistics.median(values) * 1000:10.3f}  {name}")
+
+
+if __name__ == "__main__":
+    main()
