@@ -1,6 +1,7 @@
 """The command ``shop``: serve, migrate, staff."""
 
 import argparse
+import contextlib
 import signal
 import sys
 import unicodedata
@@ -12,10 +13,12 @@ from typing import NoReturn
 from shop import __version__, accounts, database, migrations
 from shop.embedded import EmbeddedError
 from shop.errors import UserNotFound
-from shop.server import PortInUse, check_before_serving, serve, with_database
+from shop.server import OwnerLeft, PortInUse, check_before_serving, serve, with_database
 from shop.settings import Settings, SettingsError
 
 USAGE_ERROR = 2
+# Of several commands at once each may lose the database with the one that ran it, and then run it itself.
+ATTEMPTS = 10
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -25,10 +28,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: The words after ``shop``; those of the process when left out.
     """
     options = _parser().parse_args(arguments)
-    run: Callable[[argparse.Namespace], None] = options.run
     try:
-        run(options)
-    except (EmbeddedError, PortInUse, SettingsError) as error:
+        _run(options)
+    except (EmbeddedError, OwnerLeft, PortInUse, SettingsError) as error:
         return _refuse(str(error))
     except UserNotFound:
         return _refuse(f"no account has the e-mail address {options.email}")
@@ -39,6 +41,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     return 0
+
+
+def _run(options: argparse.Namespace) -> None:
+    """Run the command, and again when the database that it had joined was stopped by its owner: all bear that."""
+    run: Callable[[argparse.Namespace], None] = options.run
+    for _ in range(ATTEMPTS - 1):
+        with contextlib.suppress(OwnerLeft):
+            run(options)
+            return
+    run(options)
 
 
 def _serve(options: argparse.Namespace) -> None:

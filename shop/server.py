@@ -18,18 +18,28 @@ from granian.constants import HTTPModes, Interfaces
 from granian.log import LogLevels
 from pydantic import SecretStr
 
+from shop import database
 from shop.app import create_app
 from shop.embedded import EmbeddedPostgres, default_home
 from shop.settings import Settings, SettingsError
 
 # Requests in flight get this long to end when a worker is told to stop, in seconds.
 GRACE = 15
+# What PostgreSQL says when it is shut down: nothing, or admin_shutdown.
+CONNECTION_LOST = (None, "57P01")
 # How often the server is told again to stop, in seconds; see `_stop_on_signal`.
 REMINDER = 0.2
 
 
 class PortInUse(Exception):
     """Somebody listens at the address already; the text is a sentence for a person."""
+
+
+class OwnerLeft(Exception):
+    """The embedded database was stopped under a command by the process that ran it; the command can be run again."""
+
+    def __init__(self) -> None:
+        super().__init__("the embedded database was stopped by the process that ran it; please try again")
 
 
 @contextmanager
@@ -44,6 +54,7 @@ def with_database(settings: Settings, *, join: bool) -> Iterator[Settings]:
 
     Raises:
         shop.embedded.EmbeddedError: The embedded database cannot run, or runs for another process.
+        OwnerLeft: That process has ended, and the database with it, while it was in use here.
     """
     if settings.database_url is not None:
         yield settings
@@ -58,6 +69,10 @@ def with_database(settings: Settings, *, join: bool) -> Iterator[Settings]:
                 "secret_key": settings.secret_key or SecretStr(_kept_key(home / "secret-key")),
             }
         )
+    except database.Error as error:
+        if embedded.joined and database.sqlstate(error) in CONNECTION_LOST:
+            raise OwnerLeft from error
+        raise
     finally:
         embedded.stop()
 
@@ -102,12 +117,43 @@ def serve(settings: Settings, *, on_ready: Callable[[str], None]) -> None:
         workers_kill_timeout=GRACE,
         log_level=LogLevels.error,
     )
+    # A thread waits for the signals. In a handler, granian would take the lock of the very event that its main thread
+    # is about to wait for, and hang. The workers inherit the blocked signals, see `_worker_app`.
+    stopping = _stop_signals()
+    signal.pthread_sigmask(signal.SIG_BLOCK, stopping)
+    threading.Thread(target=_stop_on_signal, args=(server, stopping), daemon=True).start()
     threading.Thread(target=_announce, args=(settings, on_ready), daemon=True).start()
-    server.serve(target_loader=partial(_worker_app, settings), wrap_loader=False)
+    try:
+        server.serve(target_loader=partial(_worker_app, settings), wrap_loader=False)
+    except SystemExit:
+        # Some process managers signal the workers too. A worker that is quicker than the server is no failure then.
+        if not server.interrupt_signal:
+            raise
+
+
+def _stop_signals() -> set[signal.Signals]:
+    """Return the signals that stop the service; SIGHUP, of a terminal that closes, only without `nohup`."""
+    ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    return {signal.SIGINT, signal.SIGTERM} | (set() if ignored else {signal.SIGHUP})
+
+
+def _stop_on_signal(server: Any, stopping: set[signal.Signals]) -> None:
+    """Wait for one of the signals `stopping`, then tell the server until it is gone."""
+    signal.sigwait(stopping)
+    pause = threading.Event()
+    while True:
+        # When a worker ends at that moment, granian clears the event without another look at what it stood for.
+        server.signal_handler_interrupt()
+        pause.wait(REMINDER)
 
 
 def _worker_app(settings: Settings) -> Callable[..., Any]:
     """Build the application inside a worker process."""
+    # Of the signals that stop the service a worker heeds SIGTERM alone, by which the server stops it: a terminal's
+    # Ctrl-C goes to all processes, and a worker that gets two signals may ignore both. Until granian has set its
+    # handler there is nothing in flight, and the one inherited from the server would swallow the signal.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     threading.Thread(target=_stop_with_parent, daemon=True).start()
     return create_app(settings)

@@ -1,0 +1,377 @@
+"""The real command in a process of its own, and a client that talks to it over TCP.
+
+`LiveShop` is `shop serve` as an operator runs it, with its workers and its database; `Connection` sends JSON over one
+kept-alive connection; `run_shop` runs any other command to its end. Nothing here sleeps for a while and hopes: what no
+event announces is polled by `until`, which says what it waited for in vain.
+"""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from http.client import HTTPConnection, HTTPMessage
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Self
+from urllib.parse import urlsplit
+
+import psutil
+
+ROOT = Path(__file__).resolve().parents[2]
+# Nothing here takes more than a few seconds, so only a broken promise lasts this long.
+LIMIT = 30.0
+POLL = 0.005
+READY = re.compile(r"shop: serving on (http://\S+)")
+# What a process that belongs to the service, but is no worker, has in its command line.
+SUPERVISOR = "embedded_supervisor.py"
+NOT_WORKERS = (SUPERVISOR, "resource_tracker")
+
+
+class NotReady(AssertionError):
+    """The command ended, or took too long, before it served; the text has its output."""
+
+
+def until(true: Callable[[], object], what: str) -> None:
+    """Wait for a condition that no event announces.
+
+    Args:
+        true: Called until its result is true.
+        what: The condition in words, for the failure.
+
+    Raises:
+        AssertionError: It still does not hold after `LIMIT` seconds.
+    """
+    deadline = time.monotonic() + LIMIT
+    while not true():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"after {LIMIT:.0f} seconds it still does not hold that {what}")
+        time.sleep(POLL)
+
+
+def still_running(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
+    """Return those of `processes` that have not ended; one that nobody has waited for yet has."""
+    return [process for process in processes if _runs(process)]
+
+
+def temporary_directory(prefix: str = "shop-live-") -> Path:
+    """Make a directory for data homes, which the caller removes."""
+    directory = Path(tempfile.mkdtemp(prefix=prefix))
+    # Root's database runs as another account, which has to pass through it.
+    directory.chmod(0o711)
+    return directory
+
+
+def copy_of_home(home: Path, place: Path) -> Path:
+    """Copy a data home that nobody serves to `place`: a tenth of the work of making one."""
+    subprocess.run(["cp", "-Rp", home, place], check=True)
+    (place / "postgres.log").unlink()  # so that the copy's log tells of the copy alone
+    return place
+
+
+def free_port() -> int:
+    """Return a port of the loopback address that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class Command:
+    """`shop` with these arguments; `environment` is all that it sees of `SHOP_*`."""
+
+    def __init__(self, *arguments: str | Path, **environment: str) -> None:
+        self.arguments = tuple(map(str, arguments))
+        self.environment = environment
+
+    def start(self, **options: Any) -> subprocess.Popen[str]:
+        """Start it; `options` go to Popen."""
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("SHOP_")}
+        return subprocess.Popen(
+            [sys.executable, "-m", "shop", *self.arguments],
+            env=inherited | self.environment,
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            **options,
+        )
+
+
+def run_at_once(*commands: Command) -> list[subprocess.CompletedProcess[str]]:
+    """Run all commands at the same time to their ends, and return what they said, in order.
+
+    Raises:
+        subprocess.TimeoutExpired: One does not end; it has been killed.
+    """
+
+    def run(command: Command) -> subprocess.CompletedProcess[str]:
+        with command.start() as process:
+            try:
+                stdout, stderr = process.communicate(timeout=LIMIT)
+            except BaseException:
+                process.kill()
+                raise
+        return subprocess.CompletedProcess(command.arguments, process.returncode, stdout, stderr)
+
+    with ThreadPoolExecutor(len(commands)) as threads:
+        return list(threads.map(run, commands))
+
+
+def run_shop(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run one command to its end; see `Command`."""
+    (finished,) = run_at_once(Command(*arguments, **environment))
+    return finished
+
+
+class LiveShop:
+    """`shop serve` on a port of the loopback address, started by `start` or a `with` block.
+
+    It leads a process group of its own, as a command does that a shell has put in the foreground.
+
+    Args:
+        data_dir: Data home of its embedded database; None where `environment` names a database.
+        port: The port; None for a free one.
+        environment: `SHOP_*` variables; it sees no others.
+        arguments: Further arguments of `shop serve`.
+
+    Attributes:
+        url: The address that it has printed.
+        stdout, stderr: Lines of its output so far, its workers' and its database's included.
+    """
+
+    def __init__(
+        self,
+        data_dir: Path | None = None,
+        *,
+        port: int | None = None,
+        environment: Mapping[str, str] | None = None,
+        arguments: Iterable[str] = (),
+    ) -> None:
+        self.port = port or free_port()
+        self.url = ""
+        self.stdout: list[str] = []
+        self.stderr: list[str] = []
+        home = [] if data_dir is None else ["--data-dir", data_dir]
+        self._command = Command("serve", "--port", str(self.port), *home, *arguments, **(environment or {}))
+        self._decided = threading.Event()  # it serves, or never will
+        self._process: subprocess.Popen[str] | None = None
+        self._readers: list[threading.Thread] = []
+        self._family: list[psutil.Process] = []  # as last seen; what is left of it ends in `close`
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def process(self) -> subprocess.Popen[str]:
+        """The server process."""
+        assert self._process is not None, "it has not been started"
+        return self._process
+
+    def start(self) -> Self:
+        """Start it, and return when it says that it serves.
+
+        Raises:
+            NotReady: It does not.
+        """
+        self._process = self._command.start(start_new_session=True)
+        for stream, lines in ((self._process.stdout, self.stdout), (self._process.stderr, self.stderr)):
+            reader = threading.Thread(target=self._collect, args=(stream, lines), daemon=True)
+            reader.start()
+            self._readers.append(reader)
+        in_time = self._decided.wait(LIMIT)
+        if not self.url:
+            self.close()
+            how = f"ended with status {self.process.returncode}" if in_time else f"was not ready in {LIMIT:.0f} seconds"
+            raise NotReady(f"shop serve {how} and said:\n" + "\n".join(self.stdout + self.stderr))
+        self._family = self.family()
+        return self
+
+    def _collect(self, stream: IO[str], lines: list[str]) -> None:
+        for line in stream:
+            lines.append(line.rstrip("\n"))
+            if ready := READY.match(line):
+                self.url = ready[1]
+                self._decided.set()
+        self._decided.set()
+
+    # -- its processes ------------------------------------------------------------------------------------------------
+
+    def family(self) -> list[psutil.Process]:
+        """Return all its processes: the server first, its workers, the supervisor of its database, the database's."""
+        server = psutil.Process(self.process.pid)
+        # The database leads a session of its own, but its parents lead here.
+        return [server, *server.children(recursive=True)]
+
+    def workers(self) -> list[psutil.Process]:
+        """Return its worker processes."""
+        children = psutil.Process(self.process.pid).children()
+        return [child for child in children if not any(word in _words(child) for word in NOT_WORKERS)]
+
+    def databases(self) -> list[psutil.Process]:
+        """Return the main processes of its own database: one, or none where it was given a database."""
+        children = psutil.Process(self.process.pid).children()
+        return [server for child in children if SUPERVISOR in _words(child) for server in child.children()]
+
+    # -- its end ------------------------------------------------------------------------------------------------------
+
+    def terminate(self, number: signal.Signals = signal.SIGTERM) -> None:
+        """Send the server process a signal, SIGTERM unless told otherwise."""
+        self.process.send_signal(number)
+
+    def interrupt_group(self) -> None:
+        """Do what Ctrl-C in a terminal does: SIGINT to each process of the foreground group."""
+        os.killpg(self.process.pid, signal.SIGINT)
+
+    def kill_everything(self) -> None:
+        """Kill all its processes with SIGKILL, at one moment as far as they can tell, and return when they are gone."""
+        # What is stopped does not notice the death of the others, so nobody has the time to put things in order.
+        self._family = self.family()
+        for process in self._family:
+            with suppress(psutil.NoSuchProcess):
+                process.suspend()
+        self._family = self.family()
+        self._kill_rest()
+
+    def _kill_rest(self) -> None:
+        for process in self._family:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        until(lambda: not still_running(self._family), "the killed processes are gone")
+
+    def wait(self, seconds: float = LIMIT) -> int:
+        """Wait until the server process has ended and its output is complete; return its exit status.
+
+        Raises:
+            subprocess.TimeoutExpired: It has not ended within `seconds`.
+        """
+        status = self.process.wait(seconds)
+        for reader in self._readers:
+            # Workers have the same output; it ends with the last of them.
+            reader.join(LIMIT)
+        return status
+
+    def close(self) -> None:
+        """Stop it if it still runs, kill what does not stop, and close its pipes."""
+        if self._process is None:
+            return
+        if self._process.poll() is None:
+            self._family = self.family()
+            self.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(LIMIT)
+        # A worker or database that outlived its server would hold our pipes, and its port or data home.
+        self._kill_rest()
+        self.wait()
+        for stream in (self._process.stdout, self._process.stderr):
+            if stream is not None:
+                stream.close()
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the server answered."""
+
+    status: int
+    headers: HTTPMessage
+    content: bytes
+
+    @property
+    def json(self) -> Any:
+        """The body as JSON."""
+        return json.loads(self.content)
+
+
+class Connection:
+    """A client's connection, kept open from one request to the next; one thread uses it at a time.
+
+    Args:
+        url: The server's address.
+        token: Sent with each request where there is one.
+    """
+
+    def __init__(self, url: str, token: str | None = None) -> None:
+        self.token = token
+        self._http = HTTPConnection(urlsplit(url).netloc, timeout=LIMIT)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def local_address(self) -> Any:
+        """Our end of the connection, or None when the server has closed it: another end is another connection."""
+        return None if self._http.sock is None else self._http.sock.getsockname()
+
+    def get(self, path: str) -> Answer:
+        """Send GET."""
+        return self.request("GET", path)
+
+    def post(self, path: str, body: object, **headers: str) -> Answer:
+        """Send POST with `body` as JSON."""
+        return self.request("POST", path, json.dumps(body).encode(), **headers)
+
+    def request(self, method: str, path: str, body: bytes | Iterable[bytes] | None = None, **headers: str) -> Answer:
+        """Send any request and read the answer.
+
+        Args:
+            method: The method.
+            path: Path and query.
+            body: Sent with a Content-Length; an iterable is sent in chunks.
+            headers: Further headers, underscores standing for hyphens.
+
+        Raises:
+            OSError, http.client.HTTPException: There was no whole answer; the next request connects anew.
+        """
+        sent = {name.replace("_", "-"): value for name, value in headers.items()}
+        if body is not None:
+            sent.setdefault("Content-Type", "application/json")
+        if self.token is not None:
+            sent.setdefault("Authorization", f"Bearer {self.token}")
+        chunked = body is not None and not isinstance(body, bytes)
+        if chunked:
+            sent["Transfer-Encoding"] = "chunked"
+        try:
+            self._http.request(method, path, body, sent, encode_chunked=chunked)
+            with self._http.getresponse() as response:
+                return Answer(response.status, response.headers, response.read())
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Close it; a later request opens it again."""
+        self._http.close()
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _words(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.NoSuchProcess:
+        return ""
