@@ -1,6 +1,8 @@
-"""The command ``shop``: serve, migrate, staff."""
+"""The command ``shop``: serve, migrate, openapi, staff."""
 
 import argparse
+import json
+import secrets
 import signal
 import sys
 import unicodedata
@@ -10,10 +12,12 @@ from types import FrameType
 from typing import NoReturn
 
 from shop import __version__, accounts, database, migrations
+from shop.api.description import describe
+from shop.app import make_parts, make_routes
 from shop.embedded import EmbeddedError
 from shop.errors import UserNotFound
 from shop.server import PortInUse, check_before_serving, serve, with_database
-from shop.settings import Settings, SettingsError
+from shop.settings import MIN_KEY_BYTES, Settings, SettingsError
 
 USAGE_ERROR = 2
 
@@ -94,6 +98,12 @@ def _staff_list(_options: argparse.Namespace) -> None:
         print(f"{account.email}  {account.name}")
 
 
+def _openapi(_options: argparse.Namespace) -> None:
+    # No request is served, so no key and no database are needed.
+    parts = make_parts(Settings.load(secret_key=secrets.token_urlsafe(MIN_KEY_BYTES)))
+    print(json.dumps(describe(make_routes(parts)), indent=2))
+
+
 def _migrate_and_tell(settings: Settings) -> None:
     applied = migrations.migrate(_url(settings))
     _say(f"applied {', '.join(applied)}" if applied else "the database is up to date")
@@ -139,6 +149,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     migrate_command.add_argument("--status", action="store_true", help="only list the migrations, changing nothing")
     migrate_command.set_defaults(run=_migrate)
+
+    openapi_command = commands.add_parser(
+        "openapi",
+        help="print the API description (OpenAPI 3.1)",
+        description="Prints the API description (OpenAPI 3.1).",
+    )
+    openapi_command.set_defaults(run=_openapi)
 
     staff_command = commands.add_parser(
         "staff",

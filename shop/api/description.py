@@ -111,7 +111,10 @@ def _responses(operation: Operation, names: Mapping[Schema, Json]) -> Iterator[t
         {
             "description": success.description,
             "headers": _headers(("X-Request-ID", *success.headers), success.sometimes),
-            "content": {success.media_type: {"schema": names[success.schema]} if success.schema else {}},
+            "content": {
+                media_type: {"schema": names[success.schema]} if success.schema else {}
+                for media_type in success.media_types
+            },
         },
     )
     by_status: dict[int, list[ErrorClass]] = {}

@@ -23,8 +23,8 @@ ASSETS = {
     "swagger-ui.css": ("offapi", "swagger_style.css", "text/css"),
 }
 DESCRIPTION = Success(200, "The description, OpenAPI 3.1", documents.Description)
-PAGE = Success(200, "The page", None, ("Content-Security-Policy",), media_type="text/html")
-ASSET = Success(200, "The script or style sheet", None, media_type="text/javascript")
+PAGE = Success(200, "The page", None, ("Content-Security-Policy",), media_types=("text/html",))
+ASSET = Success(200, "The script or style sheet", None, media_types=("text/javascript", "text/css"))
 
 
 class Description:

@@ -43,7 +43,7 @@ class Success(NamedTuple):
         schema: The model of its body; None for a body that is no JSON.
         headers: Names of the headers it always has.
         sometimes: Names of headers that it has only under conditions.
-        media_type: The type of its body.
+        media_types: The types that its body may have.
     """
 
     status: int
@@ -51,7 +51,7 @@ class Success(NamedTuple):
     schema: Schema | None
     headers: tuple[str, ...] = ()
     sometimes: tuple[str, ...] = ()
-    media_type: str = "application/json"
+    media_types: tuple[str, ...] = ("application/json",)
 
 
 class Operation(NamedTuple):
