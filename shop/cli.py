@@ -13,6 +13,7 @@ from typing import NoReturn
 
 from shop import __version__, accounts, database, migrations
 from shop.api.description import describe
+from shop.api.markdown import render
 from shop.app import make_parts, make_routes
 from shop.embedded import EmbeddedError
 from shop.errors import UserNotFound
@@ -98,10 +99,11 @@ def _staff_list(_options: argparse.Namespace) -> None:
         print(f"{account.email}  {account.name}")
 
 
-def _openapi(_options: argparse.Namespace) -> None:
+def _openapi(options: argparse.Namespace) -> None:
     # No request is served, so no key and no database are needed.
     parts = make_parts(Settings.load(secret_key=secrets.token_urlsafe(MIN_KEY_BYTES)))
-    print(json.dumps(describe(make_routes(parts)), indent=2))
+    description = describe(make_routes(parts))
+    sys.stdout.write(render(description) if options.markdown else json.dumps(description, indent=2) + "\n")
 
 
 def _migrate_and_tell(settings: Settings) -> None:
@@ -155,6 +157,7 @@ def _parser() -> argparse.ArgumentParser:
         help="print the API description (OpenAPI 3.1)",
         description="Prints the API description (OpenAPI 3.1).",
     )
+    openapi_command.add_argument("--markdown", action="store_true", help="as a page for client programmers instead")
     openapi_command.set_defaults(run=_openapi)
 
     staff_command = commands.add_parser(

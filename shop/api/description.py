@@ -189,4 +189,12 @@ def _schemas(operations: Iterator[Operation]) -> tuple[dict[Schema, Json], Json]
     references, definitions = models_json_schema(
         sorted(models, key=lambda model: model[0].__name__), ref_template="#/components/schemas/{model}"
     )
-    return {model: references[model, mode] for model, mode in models}, definitions["$defs"]
+    return {model: references[model, mode] for model, mode in models}, _untitled(definitions["$defs"])
+
+
+def _untitled(schemas: Json) -> Json:
+    """Leave out the titles that pydantic makes of the fields' names."""
+    for schema in schemas.values():
+        for field in schema["properties"].values():
+            field.pop("title", None)
+    return schemas

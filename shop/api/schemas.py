@@ -148,7 +148,7 @@ class Part(BaseModel):
 
 
 class Registration(Part):
-    """``POST /users``."""
+    """A new user."""
 
     name: Name = Field(examples=["Ada Lovelace"])
     email: Email = Field(examples=["ada@example.com"], json_schema_extra={"format": "email"})
@@ -156,7 +156,7 @@ class Registration(Part):
 
 
 class Login(Part):
-    """``POST /users/login``. What could not have been registered is no fault here: no account has it."""
+    """E-mail address and password. What could not have been registered is no fault here: no account has it."""
 
     email: LoginEmail = Field(examples=["ada@example.com"])
     password: LoginPassword = Field(repr=False, examples=["analytical engine"])
@@ -190,7 +190,7 @@ class ShippingAddress(Part):
 
 
 class NewOrder(Part):
-    """``POST /orders``."""
+    """A new order."""
 
     user_id: UserId = Field(examples=["01994f8e-54a2-7b30-a4c8-4c6b1d0e7f21"])
     items: Annotated[list[OrderItem], Field(min_length=1, max_length=100)]
@@ -214,6 +214,6 @@ class HistoryQuery(Part):
 
 
 class StatusChange(Part):
-    """``PATCH /orders/{order_id}``."""
+    """The status that an order is to have."""
 
     status: Status = Field(examples=["cancelled"])

@@ -13,6 +13,7 @@ import openapi_spec_validator
 from falcon.testing import create_environ
 
 from shop import cli
+from shop.api.markdown import render
 from shop.app import create_app
 from shop.factories import UserFactory
 from tests.harness import contract
@@ -40,6 +41,10 @@ class DescriptionTest(ApiTestCase):
         with mock.patch.dict(os.environ, clear=True), contextlib.redirect_stdout(out):
             self.assertEqual(0, cli.main(["openapi"]))
         self.assertEqual(self.described, json.loads(out.getvalue()))
+
+    def test_the_page_for_client_programmers_is_current(self):
+        current = (README.parent / "docs" / "api.md").read_text("utf-8")
+        self.assertEqual(render(self.described), current, "shop openapi --markdown > docs/api.md writes it anew")
 
     def test_every_operation_of_the_route_table_is_described_under_a_name_of_its_own(self):
         named = {
