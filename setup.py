@@ -15,6 +15,7 @@ RUNTIME = [
     "falcon>=4.4,<5",
     "granian>=2.8,<3",
     "jiter>=0.10",
+    "offapi>=0.1.4",
     "orjson>=3.10",
     "peewee>=4.5,<5",
     "platformdirs>=4.3",
@@ -31,6 +32,8 @@ DEMO = ["mimesis>=18"]
 DEV = [
     *DEMO,
     "hypothesis>=6.100",
+    "jsonschema>=4.23",
+    "openapi-spec-validator>=0.7.1",
     "legacy-cgi>=2.6; python_version >= '3.13'",  # WebTest imports the cgi module that Python 3.13 dropped.
     "mypy>=1.15",
     "ruff>=0.12",
@@ -48,6 +51,7 @@ setup(
     license="MIT",
     python_requires=">=3.11",
     packages=find_packages(include=["shop", "shop.*"]),
+    package_data={"shop.api": ["assets/*"]},
     install_requires=RUNTIME,
     extras_require={"demo": DEMO, "dev": DEV},
     entry_points={"console_scripts": ["shop = shop.cli:main"]},

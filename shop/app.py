@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 
 import falcon
 
-from shop.api import health, middleware, orders, problems, users
+from shop.api import docs, health, middleware, orders, problems, users
+from shop.api.description import describe
 from shop.cursors import Cursors
 from shop.database import database
 from shop.passwords import Passwords
@@ -73,6 +74,7 @@ def make_parts(settings: Settings, clock: Callable[[], datetime] = utc_now) -> P
 
 def make_routes(parts: Parts) -> dict[str, object]:
     """Return the route table: every URL template with the resource that answers there."""
+    description = docs.Description()
     routes: dict[str, object] = {
         "/users": users.UserCollection(parts.passwords, parts.clock),
         "/users/login": users.Login(parts.passwords, parts.throttle, parts.tokens, parts.clock),
@@ -82,7 +84,11 @@ def make_routes(parts: Parts) -> dict[str, object]:
         "/orders/{order_id}": orders.OrderItem(),
         "/livez": health.Liveness(),
         "/readyz": health.Readiness(),
+        "/openapi.json": description,
+        "/docs": docs.Page(),
+        "/docs/{asset}": docs.Asset(),
     }
+    description.publish(describe(routes))
     for resource in routes.values():
         _answer_head(resource)
     return routes

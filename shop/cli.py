@@ -1,7 +1,9 @@
-"""The command ``shop``: serve, migrate, staff."""
+"""The command ``shop``: serve, migrate, openapi, staff."""
 
 import argparse
 import contextlib
+import json
+import secrets
 import signal
 import sys
 import unicodedata
@@ -11,10 +13,13 @@ from types import FrameType
 from typing import NoReturn
 
 from shop import __version__, accounts, database, migrations
+from shop.api.description import describe
+from shop.api.markdown import render
+from shop.app import make_parts, make_routes
 from shop.embedded import EmbeddedError
 from shop.errors import UserNotFound
 from shop.server import OwnerLeft, PortInUse, check_before_serving, serve, with_database
-from shop.settings import Settings, SettingsError
+from shop.settings import MIN_KEY_BYTES, Settings, SettingsError
 
 USAGE_ERROR = 2
 # Of several commands at once each may lose the database with the one that ran it, and then run it itself.
@@ -106,6 +111,13 @@ def _staff_list(_options: argparse.Namespace) -> None:
         print(f"{account.email}  {account.name}")
 
 
+def _openapi(options: argparse.Namespace) -> None:
+    # No request is served, so no key and no database are needed.
+    parts = make_parts(Settings.load(secret_key=secrets.token_urlsafe(MIN_KEY_BYTES)))
+    description = describe(make_routes(parts))
+    sys.stdout.write(render(description) if options.markdown else json.dumps(description, indent=2) + "\n")
+
+
 def _migrate_and_tell(settings: Settings) -> None:
     applied = migrations.migrate(_url(settings))
     _say(f"applied {', '.join(applied)}" if applied else "the database is up to date")
@@ -151,6 +163,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     migrate_command.add_argument("--status", action="store_true", help="only list the migrations, changing nothing")
     migrate_command.set_defaults(run=_migrate)
+
+    openapi_command = commands.add_parser(
+        "openapi",
+        help="print the API description (OpenAPI 3.1)",
+        description="Prints the API description (OpenAPI 3.1).",
+    )
+    openapi_command.add_argument("--markdown", action="store_true", help="as a page for client programmers instead")
+    openapi_command.set_defaults(run=_openapi)
 
     staff_command = commands.add_parser(
         "staff",

@@ -40,6 +40,12 @@ class ShopError(Exception):
         self.errors = tuple(errors)
 
 
+class BadRequest(ShopError):
+    """The request is not one that HTTP knows: its method, or one of its headers."""
+
+    status, code, sentence = 400, "BAD_REQUEST", "The request cannot be understood"
+
+
 class MalformedJson(ShopError):
     """The body is not JSON text that the service reads."""
 
@@ -86,6 +92,12 @@ class Forbidden(ShopError):
     status, code, sentence = 403, "FORBIDDEN", "Only staff may do this"
 
 
+class NotFound(ShopError):
+    """No resource has this path."""
+
+    status, code, sentence = 404, "NOT_FOUND", "There is nothing at this path"
+
+
 class UserNotFound(ShopError):
     """There is no such user for the one who asks."""
 
@@ -96,6 +108,12 @@ class OrderNotFound(ShopError):
     """There is no such order for the one who asks."""
 
     status, code, sentence = 404, "ORDER_NOT_FOUND", "Order not found"
+
+
+class MethodNotAllowed(ShopError):
+    """The resource is there, but not for this method."""
+
+    status, code, sentence = 405, "METHOD_NOT_ALLOWED", "This path does not answer to this method"
 
 
 class EmailExists(ShopError):

@@ -2,15 +2,18 @@
 
 import falcon
 
-from shop.api import responses
+from shop.api import documents, responses
+from shop.api.operations import Success, operation
 from shop.database import database
+
+ALIVE = Success(200, "It is alive", documents.Health)
+READY = Success(200, "It is ready", documents.Health)
 
 
 class Liveness:
     """``/livez``: the process answers. It does not ask the database: a restart would not mend that."""
 
-    PUBLIC = ("GET", "HEAD")
-
+    @operation("isAlive", "Say that the process is alive", success=ALIVE, is_public=True)
     def on_get(self, _request: falcon.Request, response: falcon.Response) -> None:
         """Say that the process is alive."""
         responses.write(response, {"status": "alive"})
@@ -19,8 +22,7 @@ class Liveness:
 class Readiness:
     """``/readyz``: requests can be served, the database included."""
 
-    PUBLIC = ("GET", "HEAD")
-
+    @operation("isReady", "Say that requests can be served", success=READY, is_public=True)
     def on_get(self, _request: falcon.Request, response: falcon.Response) -> None:
         """Say that the service is ready; without its database the answer is the 503 of any request."""
         database.ping()

@@ -5,6 +5,7 @@ from typing import Any
 
 import falcon
 
+from shop.api.operations import Operation
 from shop.errors import PayloadTooLarge, Unauthorized
 from shop.ids import new_id
 from shop.tokens import Tokens
@@ -61,9 +62,7 @@ class OnePathEach:
 
 
 class Authentication:
-    """Lets a request through to its resource only with a valid token, unless the resource is open to anyone.
-
-    A resource names the methods that need no token in `PUBLIC`; what names nothing is closed.
+    """Lets a request through to its responder only with a valid token, unless its operation is declared to be public.
 
     Args:
         tokens: Verifies what comes in ``Authorization``.
@@ -81,11 +80,12 @@ class Authentication:
             Unauthorized: No bearer token came.
             InvalidToken: A token came that does not verify.
         """
-        method = request.method.lower()
+        responder = getattr(resource, f"on_{request.method.lower()}", None)
         # OPTIONS tells only which methods there are; a method that is not there is refused as such (405).
-        if method == "options" or not hasattr(resource, f"on_{method}"):
+        if request.method == "OPTIONS" or responder is None:
             return
-        if request.method in getattr(resource, "PUBLIC", ()):
+        declared: Operation | None = getattr(responder, "operation", None)
+        if declared is not None and declared.is_public:
             return
         bearer = _BEARER.fullmatch(request.auth or "")
         if bearer is None:

@@ -6,8 +6,9 @@ from datetime import datetime
 import falcon
 
 from shop import orders
-from shop.api import responses, schemas
-from shop.api.parsing import takes
+from shop.api import documents, responses, schemas
+from shop.api.operations import Success, operation
+from shop.errors import Forbidden, IdempotencyKeyReused, InvalidTransition, OrderNotFound, UserNotFound
 
 
 class OrderCollection:
@@ -16,7 +17,14 @@ class OrderCollection:
     def __init__(self, clock: Callable[[], datetime]) -> None:
         self._clock = clock
 
-    @takes(body=schemas.NewOrder, headers=schemas.OrderHeaders)
+    @operation(
+        "placeOrder",
+        "Place an order",
+        body=schemas.NewOrder,
+        headers=schemas.OrderHeaders,
+        success=Success(201, "The order", documents.Order, ("Location",), ("Idempotent-Replayed",)),
+        errors=(UserNotFound, IdempotencyKeyReused),
+    )
     def on_post(
         self,
         request: falcon.Request,
@@ -43,12 +51,24 @@ class OrderCollection:
 class OrderItem:
     """``/orders/{order_id}``"""
 
+    @operation(
+        "getOrder",
+        "Return an order with its owner",
+        success=Success(200, "The order", documents.OwnedOrder),
+        errors=(OrderNotFound,),
+    )
     def on_get(self, request: falcon.Request, response: falcon.Response, order_id: str) -> None:
         """Return an order with its owner."""
         owned = orders.find(request.context.actor, order_id)
         responses.write(response, responses.owned_order(owned))
 
-    @takes(body=schemas.StatusChange)
+    @operation(
+        "changeOrderStatus",
+        "Cancel an order; as staff, move it along",
+        body=schemas.StatusChange,
+        success=Success(200, "The order", documents.Order),
+        errors=(Forbidden, OrderNotFound, InvalidTransition),
+    )
     def on_patch(
         self, request: falcon.Request, response: falcon.Response, order_id: str, body: schemas.StatusChange
     ) -> None:

@@ -12,12 +12,8 @@ log = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
 
-# What Falcon itself refuses, by status. Anything else it could say is answered as a plain bad request.
-_FALCON_REFUSALS = {
-    404: ("NOT_FOUND", "There is nothing at this path"),
-    405: ("METHOD_NOT_ALLOWED", "This path does not answer to this method"),
-}
-_BAD_REQUEST = ("BAD_REQUEST", "The request cannot be understood")
+# What Falcon itself refuses, by status. Anything else it could say is a request that cannot be understood.
+_FALCON_REFUSALS = {404: errors.NotFound, 405: errors.MethodNotAllowed}
 
 
 def install(app: falcon.App[Any, Any]) -> None:
@@ -36,13 +32,10 @@ def _on_shop_error(
 
 
 def _on_falcon_error(
-    request: falcon.Request, response: falcon.Response, error: falcon.HTTPError, _params: dict[str, Any]
+    request: falcon.Request, response: falcon.Response, error: falcon.HTTPError, params: dict[str, Any]
 ) -> None:
-    status = error.status_code
-    if status not in _FALCON_REFUSALS:
-        status = 400
-    code, sentence = _FALCON_REFUSALS.get(status, _BAD_REQUEST)
-    _write(request, response, status, code, sentence)
+    refusal = _FALCON_REFUSALS.get(error.status_code, errors.BadRequest)()
+    _on_shop_error(request, response, refusal, params)
     # The Allow of a 405 is Falcon's.
     response.set_headers(error.headers or {})
 

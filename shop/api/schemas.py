@@ -11,13 +11,15 @@ from decimal import Decimal
 from typing import Annotated, Any
 
 from email_validator import EmailNotValidError, validate_email
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, WithJsonSchema
 from pydantic.alias_generators import to_camel
 from pydantic_core import PydanticCustomError
 
 from shop.orders import CENT, STATUSES, Item
 
 MAX_PAGE = 100
+# WSGI joins a header that was sent twice with a comma, so that a comma cannot be told from a second header.
+KEY = r"[\x21-\x2b\x2d-\x7e]{1,255}"
 # Beyond this no limit of ours lies, and an int of a Decimal with a huge exponent would fill the memory.
 _FAR = 10**12
 
@@ -93,8 +95,7 @@ def _status(value: str) -> str:
 
 
 def _key(value: str) -> str:
-    # WSGI joins a header that was sent twice with a comma, so that a comma cannot be told from a second header.
-    if not re.fullmatch(r"[\x21-\x2b\x2d-\x7e]{1,255}", value):
+    if not re.fullmatch(KEY, value):
         raise _fault("must be sent once and have 1 to 255 visible ASCII characters other than the comma")
     return value
 
@@ -124,12 +125,17 @@ ProductId = Annotated[str, _text(1, 100), _STORABLE]
 ProductName = Annotated[str, _text(1, 200, strip=True), _STORABLE]
 Quantity = Annotated[int, Field(ge=1, le=10_000), BeforeValidator(_whole)]
 Price = Annotated[
-    Decimal, Field(ge=0, le=Decimal("99999.99")), BeforeValidator(_number), AfterValidator(_exact_to_the_cent)
+    Decimal,
+    Field(ge=0, le=Decimal("99999.99")),
+    BeforeValidator(_number),
+    AfterValidator(_exact_to_the_cent),
+    # Two decimals cannot be said in JSON Schema: multipleOf is a matter of floats to most validators.
+    WithJsonSchema({"type": "number", "minimum": 0, "maximum": 99999.99, "description": "at most two decimals"}),
 ]
 Street = Annotated[str, _text(1, 200, strip=True), _STORABLE]
 AddressPart = Annotated[str, _text(0, 200), _STORABLE]
-Status = Annotated[str, AfterValidator(_status)]
-IdempotencyKey = Annotated[str, AfterValidator(_key)]
+Status = Annotated[str, AfterValidator(_status), WithJsonSchema({"type": "string", "enum": list(STATUSES)})]
+IdempotencyKey = Annotated[str, AfterValidator(_key), WithJsonSchema({"type": "string", "pattern": f"^{KEY}$"})]
 _ONCE = BeforeValidator(_once)
 
 
@@ -142,15 +148,15 @@ class Part(BaseModel):
 
 
 class Registration(Part):
-    """``POST /users``."""
+    """A new user."""
 
     name: Name = Field(examples=["Ada Lovelace"])
-    email: Email = Field(examples=["ada@example.com"])
+    email: Email = Field(examples=["ada@example.com"], json_schema_extra={"format": "email"})
     password: Password = Field(repr=False, examples=["analytical engine"])
 
 
 class Login(Part):
-    """``POST /users/login``. What could not have been registered is no fault here: no account has it."""
+    """E-mail address and password. What could not have been registered is no fault here: no account has it."""
 
     email: LoginEmail = Field(examples=["ada@example.com"])
     password: LoginPassword = Field(repr=False, examples=["analytical engine"])
@@ -184,7 +190,7 @@ class ShippingAddress(Part):
 
 
 class NewOrder(Part):
-    """``POST /orders``."""
+    """A new order."""
 
     user_id: UserId = Field(examples=["01994f8e-54a2-7b30-a4c8-4c6b1d0e7f21"])
     items: Annotated[list[OrderItem], Field(min_length=1, max_length=100)]
@@ -202,12 +208,12 @@ class OrderHeaders(Part):
 class HistoryQuery(Part):
     """Query of ``GET /users/{user_id}/orders``."""
 
-    limit: Annotated[int, BeforeValidator(_page_size), _ONCE] = Field(20, examples=[20])
+    limit: Annotated[int, Field(ge=1, le=MAX_PAGE), BeforeValidator(_page_size), _ONCE] = Field(20, examples=[20])
     cursor: Annotated[str, _ONCE] | None = Field(None, examples=["AAY9…"])
     status: Annotated[Status, _ONCE] | None = Field(None, examples=["shipped"])
 
 
 class StatusChange(Part):
-    """``PATCH /orders/{order_id}``."""
+    """The status that an order is to have."""
 
     status: Status = Field(examples=["cancelled"])

@@ -7,10 +7,17 @@ from urllib.parse import urlencode
 import falcon
 
 from shop import accounts, orders
-from shop.api import responses, schemas
-from shop.api.parsing import takes
+from shop.api import documents, responses, schemas
+from shop.api.operations import Success, operation
 from shop.cursors import Cursors, Position
-from shop.errors import FieldError, ValidationFailed
+from shop.errors import (
+    EmailExists,
+    FieldError,
+    InvalidCredentials,
+    TooManyAttempts,
+    UserNotFound,
+    ValidationFailed,
+)
 from shop.passwords import Passwords
 from shop.throttle import Throttle
 from shop.tokens import Tokens
@@ -19,13 +26,18 @@ from shop.tokens import Tokens
 class UserCollection:
     """``/users``"""
 
-    PUBLIC = ("POST",)
-
     def __init__(self, passwords: Passwords, clock: Callable[[], datetime]) -> None:
         self._passwords = passwords
         self._clock = clock
 
-    @takes(body=schemas.Registration)
+    @operation(
+        "registerUser",
+        "Register a user",
+        body=schemas.Registration,
+        success=Success(201, "The user", documents.User, ("Location",)),
+        errors=(EmailExists,),
+        is_public=True,
+    )
     def on_post(self, _request: falcon.Request, response: falcon.Response, body: schemas.Registration) -> None:
         """Register a user."""
         account = accounts.register(
@@ -39,15 +51,20 @@ class UserCollection:
 class Login:
     """``/users/login``"""
 
-    PUBLIC = ("POST",)
-
     def __init__(self, passwords: Passwords, throttle: Throttle, tokens: Tokens, clock: Callable[[], datetime]) -> None:
         self._passwords = passwords
         self._throttle = throttle
         self._tokens = tokens
         self._clock = clock
 
-    @takes(body=schemas.Login)
+    @operation(
+        "logIn",
+        "Exchange e-mail address and password for a token",
+        body=schemas.Login,
+        success=Success(200, "The user and a token", documents.Session, ("Cache-Control",)),
+        errors=(InvalidCredentials, TooManyAttempts),
+        is_public=True,
+    )
     def on_post(self, _request: falcon.Request, response: falcon.Response, body: schemas.Login) -> None:
         """Exchange e-mail address and password for a token."""
         account, actor = accounts.authenticate(
@@ -69,6 +86,7 @@ class Login:
 class UserItem:
     """``/users/{user_id}``"""
 
+    @operation("getUser", "Return a user", success=Success(200, "The user", documents.User), errors=(UserNotFound,))
     def on_get(self, request: falcon.Request, response: falcon.Response, user_id: str) -> None:
         """Return a user."""
         account = accounts.find(request.context.actor, user_id)
@@ -81,7 +99,13 @@ class UserOrders:
     def __init__(self, cursors: Cursors) -> None:
         self._cursors = cursors
 
-    @takes(query=schemas.HistoryQuery)
+    @operation(
+        "listOrders",
+        "Return a page of a user's orders, newest first",
+        query=schemas.HistoryQuery,
+        success=Success(200, "A page of orders", documents.OrderPage, sometimes=("Link",)),
+        errors=(UserNotFound,),
+    )
     def on_get(
         self, request: falcon.Request, response: falcon.Response, user_id: str, query: schemas.HistoryQuery
     ) -> None:

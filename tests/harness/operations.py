@@ -7,17 +7,16 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any, get_args
 
-from pydantic import BaseModel
+from pydantic import BaseModel, SecretStr
 
-from shop.api.parsing import Schema, Takes
-from shop.app import make_parts, make_routes
-from tests.harness.cases import make_settings
+from shop.api import operations as api
+from shop.api.operations import Schema
+from shop.app import Parts, make_parts, make_routes
+from shop.settings import Settings
 
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
-README = Path(__file__).resolve().parents[2] / "README.md"
 Answer = tuple[int, str]
 
 
@@ -28,12 +27,12 @@ class Operation:
     Attributes:
         method: The HTTP method.
         template: The path, with names in braces for what varies.
-        takes: The parts of a request that it declares.
+        declared: Its declaration.
     """
 
     method: str
     template: str
-    takes: Takes
+    declared: api.Operation
 
     def __str__(self) -> str:
         return f"{self.method} {self.template}"
@@ -44,16 +43,26 @@ class Operation:
         return re.findall(r"{(\w+)}", self.template)
 
     def path(self, **values: str) -> str:
-        """Return the path with its names replaced."""
-        return self.template.format_map(values)
+        """Return the path with its names replaced, by what `values` has for them."""
+        return self.template.format_map({"asset": "docs.js"} | values)
+
+
+@cache
+def parts() -> Parts:
+    """Return what the resources are made with; good for looking at them, not for requests."""
+    return make_parts(Settings.load(secret_key=SecretStr("only looked at, never used to sign anything")))
 
 
 @cache
 def operations() -> tuple[Operation, ...]:
-    """Return every operation of the route table."""
+    """Return every operation of the route table.
+
+    Raises:
+        AttributeError: A responder has no declaration.
+    """
     return tuple(
-        Operation(method, template, getattr(responder, "takes", Takes(None, None, None)))
-        for template, resource in make_routes(make_parts(make_settings())).items()
+        Operation(method, template, responder.operation)
+        for template, resource in make_routes(parts()).items()
         for method in METHODS
         if (responder := getattr(resource, f"on_{method.lower()}", None))
     )
@@ -91,27 +100,9 @@ def fields(schema: Schema, path: tuple[str | int, ...] = ()) -> Iterator[tuple[s
             yield from fields(inner, here)
 
 
-@cache
 def documented(operation: Operation) -> frozenset[Answer]:
-    """Return the errors that the README's contract lists for `operation`, with those of every request.
-
-    Raises:
-        LookupError: The contract has no row for it.
-    """
-    readme = README.read_text("utf-8")
-    pattern = re.sub(r"{\w+}", "{id}", str(operation))
-    for row in re.findall(r"^\| (`.*) \| .* \| .* \| (.*) \|$", readme, re.M):
-        if re.search(rf"`{re.escape(pattern)}[`? ]", row[0]):
-            return _answers(row[1]) | _answers(_paragraph(readme, "Any request may also be answered with"))
-    raise LookupError(f"the contract in the README has no row for {pattern}")
-
-
-def _answers(text: str) -> frozenset[Answer]:
-    return frozenset((int(status), code) for status, code in re.findall(r"(\d{3})\s+`([A-Z_]+)`", text))
-
-
-def _paragraph(text: str, beginning: str) -> str:
-    return text[text.index(beginning) :].split("\n\n", 1)[0]
+    """Return the errors that `operation` declares, as status and code."""
+    return frozenset((error.status, error.code) for error in operation.declared.errors)
 
 
 def _model(annotation: Any) -> type[BaseModel] | None:

@@ -1,9 +1,17 @@
-"""What comes in: body, query and headers, read within limits and validated, with all faults reported at once.
+"""Operations: one declaration of each validates its requests, documents it, and is what the tests hold it against.
 
-A responder declares what it takes, and gets it as arguments:
-
-    @takes(body=schemas.NewOrder, headers=schemas.OrderHeaders)
+    @operation(
+        "placeOrder",
+        "Place an order",
+        body=schemas.NewOrder,
+        headers=schemas.OrderHeaders,
+        success=Success(201, "The order", documents.Order, ("Location",)),
+        errors=(UserNotFound, IdempotencyKeyReused),
+    )
     def on_post(self, request, response, body, headers): ...
+
+What the declaration takes — body, query, headers — is read within limits and validated, with all faults reported at
+once, and comes to the responder as arguments. A responder without a declaration needs a token, and takes nothing.
 """
 
 from collections.abc import Callable, Iterator
@@ -13,15 +21,8 @@ from typing import Any, NamedTuple
 import falcon
 from pydantic import BaseModel, ValidationError
 
-from shop import exactjson
-from shop.errors import (
-    FieldError,
-    MalformedJson,
-    MissingFields,
-    PayloadTooLarge,
-    UnsupportedMediaType,
-    ValidationFailed,
-)
+from shop import errors, exactjson
+from shop.errors import FieldError, MissingFields, ShopError, ValidationFailed
 
 # A hostile body can have a fault every few bytes; an honest one has fewer than this.
 MAX_FAULTS = 500
@@ -30,50 +31,108 @@ SPELLED_OUT = 3
 
 Schema = type[BaseModel]
 Responder = Callable[..., None]
+ErrorClass = type[ShopError]
 
 
-class Takes(NamedTuple):
-    """What a responder takes, each part by its pydantic model; it is found again as the responder's `takes`."""
+class Success(NamedTuple):
+    """A successful answer.
 
+    Attributes:
+        status: Its status.
+        description: What it is, in a few words.
+        schema: The model of its body; None for a body that is no JSON.
+        headers: Names of the headers it always has.
+        sometimes: Names of headers that it has only under conditions.
+        media_types: The types that its body may have.
+    """
+
+    status: int
+    description: str
+    schema: Schema | None
+    headers: tuple[str, ...] = ()
+    sometimes: tuple[str, ...] = ()
+    media_types: tuple[str, ...] = ("application/json",)
+
+
+class Operation(NamedTuple):
+    """What `operation` declares; it is found again as the responder's `operation`.
+
+    Attributes:
+        id: Its name in the API description, and in clients generated from it.
+        summary: What it does, in a few words.
+        success: The successful answer.
+        errors: All errors that it answers with, those included that follow from what it takes.
+        body, query, headers: The models of what it takes.
+        is_public: Whether it needs no token.
+    """
+
+    id: str
+    summary: str
+    success: Success
+    errors: tuple[ErrorClass, ...]
     body: Schema | None
     query: Schema | None
     headers: Schema | None
+    is_public: bool
 
 
-def takes(
-    *, body: Schema | None = None, query: Schema | None = None, headers: Schema | None = None
+def operation(
+    id: str,  # noqa: A002 - OpenAPI's name for it.
+    summary: str,
+    *,
+    success: Success,
+    errors: tuple[ErrorClass, ...] = (),
+    body: Schema | None = None,
+    query: Schema | None = None,
+    headers: Schema | None = None,
+    is_public: bool = False,
 ) -> Callable[[Responder], Responder]:
-    """Return a decorator that gives a responder the parts it declares, validated, as keyword arguments.
+    """Return a decorator that declares a responder's operation; for the arguments see `Operation`.
 
-    The decorated responder raises:
-        PayloadTooLarge: The body is longer than the service reads.
-        UnsupportedMediaType: There is a body that is not declared to be JSON.
-        MalformedJson: The body is not JSON text, or ends early.
-        MissingFields: Required fields are absent, null or empty; other faults are named with them.
-        ValidationFailed: Fields are unknown, of the wrong type or beyond their limits.
+    The decorated responder gets `body`, `query` and `headers` as keyword arguments, where they are declared, and raises
+    for it whatever `errors` derives from them.
     """
-    declared = Takes(body, query, headers)
+    derived = _derived_errors(body, query or headers, is_public)
+    declared = Operation(id, summary, success, (*derived, *errors), body, query, headers, is_public)
 
     def decorate(responder: Responder) -> Responder:
         @wraps(responder)
         def respond(self: Any, request: falcon.Request, response: falcon.Response, **params: Any) -> None:
             responder(self, request, response, **params, **_parse(request, declared))
 
-        respond.takes = declared  # type: ignore[attr-defined]
+        respond.operation = declared  # type: ignore[attr-defined]
         return respond
 
     return decorate
 
 
-def _parse(request: falcon.Request, declared: Takes) -> dict[str, BaseModel]:
+def _derived_errors(body: Schema | None, others: Schema | None, is_public: bool) -> tuple[ErrorClass, ...]:
+    """Return the errors that follow from what an operation takes, and those of every operation."""
+    derived: list[ErrorClass] = [
+        errors.BadRequest,
+        errors.PayloadTooLarge,
+        errors.InternalError,
+        errors.ServiceUnavailable,
+    ]
+    if body:
+        derived += [errors.MalformedJson, errors.UnsupportedMediaType, MissingFields, ValidationFailed]
+    elif others:
+        derived.append(ValidationFailed)
+    if not is_public:
+        derived.append(errors.Unauthorized)
+    return tuple(derived)
+
+
+def _parse(request: falcon.Request, declared: Operation) -> dict[str, BaseModel]:
     """Return the declared parts by name, or refuse with the faults of all of them."""
     parsed: dict[str, BaseModel] = {}
     faults: list[Any] = []
-    for part, schema in declared._asdict().items():
+    for part, read in _READERS.items():
+        schema: Schema | None = getattr(declared, part)
         if schema is None:
             continue
         try:
-            parsed[part] = schema.model_validate(_READERS[part](request, schema))
+            parsed[part] = schema.model_validate(read(request, schema))
         except ValidationError as error:
             faults += [{"part": part, **fault} for fault in error.errors(include_url=False)]
     if faults:
@@ -86,11 +145,11 @@ def _read_body(request: falcon.Request, _schema: Schema) -> dict[str, Any]:
     if not body:
         return {}
     if falcon.mediatypes.parse_header(request.content_type or "")[0].lower() != falcon.MEDIA_JSON:
-        raise UnsupportedMediaType
+        raise errors.UnsupportedMediaType
     try:
         document = exactjson.loads(body)
     except ValueError as error:
-        raise MalformedJson(f"The body is not valid JSON: {error}") from error
+        raise errors.MalformedJson(f"The body is not valid JSON: {error}") from error
     if not isinstance(document, dict):
         raise ValidationFailed("The body must be a JSON object", [FieldError("body", "must be a JSON object")])
     return document
@@ -116,9 +175,9 @@ def _read(request: falcon.Request, limit: int) -> bytes:
         return b""
     body = b"".join(_chunks(request.env["wsgi.input"], limit + 1 if announced is None else announced))
     if len(body) > limit:
-        raise PayloadTooLarge(f"The body must not be longer than {limit} bytes")
+        raise errors.PayloadTooLarge(f"The body must not be longer than {limit} bytes")
     if announced is not None and len(body) < announced:
-        raise MalformedJson("The body ended before its Content-Length")
+        raise errors.MalformedJson("The body ended before its Content-Length")
     return body
 
 

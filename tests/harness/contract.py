@@ -1,0 +1,131 @@
+"""The contract, held against every answer that a test gets: what the served description does not say must not happen.
+
+`check` looks at an answer of the in-process client: its path and method are described, its status and code, its headers
+are there, and its body is as the schema has it. What was seen is kept, so that at the end of a full run the other
+direction can be asked as well: what is described and was never seen (`never_seen`).
+"""
+
+import json
+import re
+from functools import cache
+from typing import Any
+
+from jsonschema import Draft202012Validator
+from webtest import TestResponse
+
+from shop.api.description import describe
+from shop.app import make_routes
+from tests.harness.operations import parts
+
+# An answer of an operation: its id, the status, and the code of an error (None for a success).
+Answer = tuple[str, int, str | None]
+
+# Described answers that no test in this process can get, each with the reason.
+NOT_TO_BE_SEEN: dict[tuple[int, str], str] = {}
+# Answers that belong to no operation: the path, or the method, is none of the API's.
+OUTSIDE = {(404, "NOT_FOUND"), (405, "METHOD_NOT_ALLOWED"), (400, "BAD_REQUEST"), (413, "PAYLOAD_TOO_LARGE")}
+
+_seen: set[Answer] = set()
+
+
+def check(method: str, path: str, response: TestResponse) -> None:
+    """Hold an answer against the description.
+
+    Args:
+        method: The request's method.
+        path: Its path, with or without a query.
+        response: The answer.
+
+    Raises:
+        AssertionError: The description does not have it; the text names operation, status and what is wrong.
+    """
+    if method == "OPTIONS":
+        return
+    status = response.status_int
+    has_problem = response.content_type == "application/problem+json" and method != "HEAD"
+    code = response.json["code"] if has_problem else None
+    # HEAD is GET without the body, and then without the code: it is held to the status and the headers.
+    operation = _operation("get" if method == "HEAD" else method.lower(), path.partition("?")[0])
+    if operation is None or (status, code) == (404, "NOT_FOUND"):
+        what = f"{status} {code} is no answer to a path or a method that is not there"
+        _expect((status, code) in OUTSIDE, f"{method} {path}", what)
+        return
+    name = f"{operation['operationId']} ({method} {path[:60]})"
+    described = operation["responses"].get(str(status))
+    _expect(described is not None, name, f"the status {status} is not described")
+    for header, facts in described["headers"].items():
+        _expect(header in response.headers or not facts.get("required"), name, f"{status} lacks the header {header}")
+    if method != "HEAD":
+        _check_body(name, described, response)
+        _seen.add((operation["operationId"], status, code))
+
+
+def seen() -> set[Answer]:
+    """Return what has been seen in this process."""
+    return set(_seen)
+
+
+def never_seen(seen_everywhere: set[Answer]) -> list[str]:
+    """Return, in words, the described answers that are not among `seen_everywhere` and have no reason to be absent."""
+    return [
+        f"{operation} {status} {code or 'success'}: documented, never seen"
+        for operation, status, code in sorted(described_answers() - seen_everywhere, key=str)
+        if (status, code) not in NOT_TO_BE_SEEN
+    ]
+
+
+@cache
+def described_answers() -> frozenset[Answer]:
+    """Return every answer that the description has."""
+    found: set[Answer] = set()
+    for methods in description()["paths"].values():
+        for operation in methods.values():
+            for status, response in operation["responses"].items():
+                schema = response["content"].get("application/problem+json", {}).get("schema")
+                codes = schema["allOf"][1]["properties"]["code"]["enum"] if schema else [None]
+                found |= {(operation["operationId"], int(status), code) for code in codes}
+    return frozenset(found)
+
+
+@cache
+def description() -> dict[str, Any]:
+    """Return the description, as the application serves it."""
+    return describe(make_routes(parts()))
+
+
+def _check_body(name: str, described: dict[str, Any], response: TestResponse) -> None:
+    content = described["content"].get(response.content_type)
+    _expect(content is not None, name, f"{response.status_int} has the media type {response.content_type}")
+    if "schema" not in content:
+        return
+    faults = sorted(_validator(_frozen(content["schema"])).iter_errors(response.json), key=str)
+    listed = "; ".join(f"{fault.json_path}: {fault.message[:200]}" for fault in faults)
+    _expect(not faults, name, f"the body of {response.status_int} is not as described: {listed}")
+
+
+@cache
+def _validator(schema: str) -> Draft202012Validator:
+    return Draft202012Validator({**json.loads(schema), "components": description()["components"]})
+
+
+def _frozen(schema: dict[str, Any]) -> str:
+    return json.dumps(schema, sort_keys=True)
+
+
+def _operation(method: str, path: str) -> dict[str, Any] | None:
+    for pattern, methods in _patterns():
+        if pattern.fullmatch(path):
+            return methods.get(method)
+    return None
+
+
+@cache
+def _patterns() -> tuple[tuple[re.Pattern[str], dict[str, Any]], ...]:
+    """Return the templates as patterns, those without a name in them first: ``/users/login`` is no user."""
+    ordered = sorted(description()["paths"].items(), key=lambda item: item[0].count("{"))
+    return tuple((re.compile(re.sub(r"{\w+}", "[^/]+", template)), methods) for template, methods in ordered)
+
+
+def _expect(holds: bool, name: str, what: str) -> None:
+    if not holds:
+        raise AssertionError(f"{name}: {what}")

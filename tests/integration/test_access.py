@@ -1,0 +1,136 @@
+"""Who may do what: every operation, tried by every kind of caller, against one table.
+
+The operations come from the route table: one without a row here fails. What another user gets is compared, byte for
+byte, with what they get for an id that never was.
+"""
+
+import json
+from datetime import UTC, datetime, timedelta
+
+import jwt
+
+from shop.factories import OrderFactory, UserFactory
+from shop.models import User
+from tests.harness.cases import SECRET_KEY, ApiTestCase, make_client
+from tests.harness.operations import Operation, example, operations
+from tests.harness.postgres import setUpModule, tearDownModule  # noqa: F401
+
+NEVER = "0199e0c1-0000-7000-8000-000000000001"
+REFUSED = (401, "UNAUTHORIZED")
+NO_USER = (404, "USER_NOT_FOUND")
+NO_ORDER = (404, "ORDER_NOT_FOUND")
+
+# Callers without a token that verifies get the same everywhere: refused, or served where no token is needed.
+STRANGERS = ("no token", "malformed", "expired", "wrong signature", "alg none")
+KNOWN = ("deleted user", "another user", "owner", "staff")
+# What callers with a good token get, in the order of `KNOWN`; None where no token is needed and all are served alike.
+POLICY: dict[str, tuple[object, object, object, object] | None] = {
+    "POST /users": None,
+    "POST /users/login": None,
+    "GET /users/{user_id}": (NO_USER, NO_USER, 200, 200),
+    "GET /users/{user_id}/orders": (NO_USER, NO_USER, 200, 200),
+    "POST /orders": (NO_USER, NO_USER, 201, NO_USER),
+    "GET /orders/{order_id}": (NO_ORDER, NO_ORDER, 200, 200),
+    # The example body cancels, which an owner may.
+    "PATCH /orders/{order_id}": (NO_ORDER, NO_ORDER, 200, 200),
+    "GET /livez": None,
+    "GET /readyz": None,
+    "GET /openapi.json": None,
+    "GET /docs": None,
+    "GET /docs/{asset}": None,
+}
+
+
+class AccessTest(ApiTestCase):
+    """The matrix."""
+
+    @classmethod
+    def setUpTestData(cls):
+        cls.owner = UserFactory.create(email="ada@example.com", password="analytical engine")
+        cls.order = OrderFactory.create(user=cls.owner)
+        cls.other = UserFactory.create()
+        cls.staff = UserFactory.create("staff")
+        cls.deleted = UserFactory.create()
+        cls.deleted.delete_instance()
+
+    def token_of(self, caller: str) -> str | None:
+        """Return what the caller sends as a token."""
+        claims = {
+            "sub": str(self.owner.id),
+            "role": "staff",
+            "iat": datetime.now(UTC),
+            "exp": datetime.now(UTC) + timedelta(1),
+        }
+        late = make_client(clock=lambda: datetime.now(UTC) - timedelta(days=1))
+        tokens = {
+            "no token": lambda: None,
+            "malformed": lambda: "a.b.c",
+            "expired": lambda: late.token(self.owner),
+            "wrong signature": lambda: jwt.encode(claims, SECRET_KEY[::-1], "HS256"),
+            "alg none": lambda: jwt.encode(claims, None, "none"),
+            "deleted user": lambda: self.client.token(self.deleted),
+            "another user": lambda: self.client.token(self.other),
+            "owner": lambda: self.client.token(self.owner),
+            "staff": lambda: self.client.token(self.staff),
+        }
+        return tokens[caller]()
+
+    def send(self, operation: Operation, caller: str, **ids: str):
+        """Send a valid request of `operation`, about the owner's things, and return the answer."""
+        body = b""
+        if operation.declared.body:
+            document = example(operation.declared.body)
+            if "userId" in document:
+                document["userId"] = ids.get("user_id", str(self.owner.id))
+            if str(operation) == "POST /users":
+                document["email"] = "new@example.com"
+            body = json.dumps(document).encode()
+        token = self.token_of(caller)
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        path = operation.path(**{"user_id": str(self.owner.id), "order_id": str(self.order.id)} | ids)
+        with self.isolation.undone():
+            return self.client.request(operation.method, path, body, status="*", X_Request_ID="same", **headers)
+
+    def expected(self, operation: Operation, caller: str) -> object:
+        """Return what the table has."""
+        self.assertIn(str(operation), POLICY, "a new operation needs a row in the table of policies")
+        row = POLICY[str(operation)]
+        if row is None:
+            return operation.declared.success.status
+        return REFUSED if caller in STRANGERS else row[KNOWN.index(caller)]
+
+    def test_every_operation_answers_every_caller_as_the_table_has_it(self):
+        for operation in operations():
+            for caller in (*STRANGERS, *KNOWN):
+                with self.subTest(operation=str(operation), caller=caller):
+                    response = self.send(operation, caller)
+                    status = response.status_int
+                    found = (status, response.json["code"]) if status >= 400 else status
+                    self.assertEqual(self.expected(operation, caller), found)
+
+    def test_the_table_has_no_operation_that_is_not_there(self):
+        self.assertEqual(set(POLICY), {str(operation) for operation in operations()})
+
+    def test_what_the_table_lets_pass_without_a_token_is_declared_public(self):
+        for operation in operations():
+            self.assertEqual(POLICY[str(operation)] is None, operation.declared.is_public, str(operation))
+
+    def test_another_user_gets_what_everybody_gets_for_an_id_that_never_was(self):
+        for operation in operations():
+            if POLICY[str(operation)] is None:
+                continue
+            with self.subTest(str(operation)):
+                foreign = self.send(operation, "another user")
+                never = self.send(operation, "another user", user_id=NEVER, order_id=NEVER)
+                self.assertEqual(
+                    (never.status, never.body, sorted(never.headers.items())),
+                    (foreign.status, foreign.body, sorted(foreign.headers.items())),
+                )
+
+    def test_nothing_is_written_by_those_who_may_not(self):
+        before = (User.select().count(), self.order.status)
+        for operation in operations():
+            for caller in (*STRANGERS, "deleted user", "another user"):
+                if POLICY[str(operation)] is not None:
+                    self.send(operation, caller)
+        self.assertEqual(before, (User.select().count(), type(self.order).get().status))

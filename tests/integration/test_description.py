@@ -1,0 +1,193 @@
+"""The API description: valid, complete, named for people, and in agreement with the README and the service."""
+
+import contextlib
+import gzip
+import io
+import json
+import os
+import re
+from pathlib import Path
+from unittest import mock
+
+import openapi_spec_validator
+from falcon.testing import create_environ
+
+from shop import cli
+from shop.api.markdown import render
+from shop.app import create_app
+from shop.factories import UserFactory
+from tests.harness import contract
+from tests.harness.cases import ApiTestCase, make_settings
+from tests.harness.client import TestResponse
+from tests.harness.operations import documented, operations
+from tests.harness.postgres import setUpModule, tearDownModule  # noqa: F401
+
+README = Path(__file__).resolve().parents[2] / "README.md"
+
+
+class DescriptionTest(ApiTestCase):
+    """``/openapi.json``."""
+
+    def setUp(self):
+        super().setUp()
+        self.described = self.client.get("/openapi.json").json
+
+    def test_it_is_valid_openapi_3_1(self):
+        self.assertEqual("3.1.0", self.described["openapi"])
+        openapi_spec_validator.validate(self.described)
+
+    def test_it_is_what_the_command_prints(self):
+        out = io.StringIO()
+        with mock.patch.dict(os.environ, clear=True), contextlib.redirect_stdout(out):
+            self.assertEqual(0, cli.main(["openapi"]))
+        self.assertEqual(self.described, json.loads(out.getvalue()))
+
+    def test_the_page_for_client_programmers_is_current(self):
+        current = (README.parent / "docs" / "api.md").read_text("utf-8")
+        self.assertEqual(render(self.described), current, "shop openapi --markdown > docs/api.md writes it anew")
+
+    def test_every_operation_of_the_route_table_is_described_under_a_name_of_its_own(self):
+        named = {
+            f"{method.upper()} {path}": operation["operationId"]
+            for path, methods in self.described["paths"].items()
+            for method, operation in methods.items()
+        }
+        self.assertEqual({str(operation): operation.declared.id for operation in operations()}, named)
+        self.assertEqual(len(named), len(set(named.values())))
+        for name in named.values():
+            self.assertRegex(name, r"^[a-z]+([A-Z][a-z]+)*$")
+
+    def test_components_have_names_that_people_would_give_them(self):
+        names = set(self.described["components"]["schemas"])
+        self.assertLessEqual({"Order", "User", "Problem", "NewOrder", "Registration", "OrderPage"}, names)
+        for name in names:
+            self.assertRegex(name, r"^([A-Z][a-z]+)+$")
+
+    def test_every_error_has_the_one_shape(self):
+        for path, methods in self.described["paths"].items():
+            for method, operation in methods.items():
+                for status, response in operation["responses"].items():
+                    if int(status) >= 400:
+                        with self.subTest(f"{method} {path} {status}"):
+                            schema = response["content"]["application/problem+json"]["schema"]
+                            self.assertEqual({"$ref": "#/components/schemas/Problem"}, schema["allOf"][0])
+                            self.assertTrue(schema["allOf"][1]["properties"]["code"]["enum"])
+
+    def test_what_needs_a_token_says_so(self):
+        for operation in operations():
+            described = self.described["paths"][operation.template][operation.method.lower()]
+            self.assertEqual([] if operation.declared.is_public else [{"bearer": []}], described["security"])
+
+    def test_the_readme_lists_exactly_the_errors_that_are_declared(self):
+        readme = README.read_text("utf-8")
+        rows = re.findall(r"^\| (`[A-Z]+ /.*?) \| .*? \| .*? \|(.*) \|$", readme, re.MULTILINE)
+        of_any = codes(readme[readme.index("Any request may") :].split("\n\n", 1)[0])
+        listed = {}
+        for request, errors in rows:
+            for method, path in re.findall(r"`([A-Z]+) (/[^`? ]*)`", request):
+                listed[f"{method} {path}"] = codes(errors)
+        for operation in operations():
+            row = re.sub(r"{\w+_id}", "{id}", str(operation)).removesuffix("/{asset}")
+            with self.subTest(row):
+                self.assertEqual(listed[row] - of_any, documented(operation) - of_any)
+
+
+def codes(text: str) -> set[tuple[int, str]]:
+    """Return what is written as status and code, like 404 `USER_NOT_FOUND`."""
+    return {(int(status), code) for status, code in re.findall(r"(\d{3})\s+`([A-Z_]+)`", text)}
+
+
+class DocsTest(ApiTestCase):
+    """``/docs`` and its parts."""
+
+    def test_the_page_asks_nobody_but_this_server(self):
+        page = self.client.get("/docs")
+        self.assertEqual("text/html", page.content_type)
+        self.assertIn("default-src 'none'; script-src 'self'", page.headers["Content-Security-Policy"])
+        self.assertEqual([], re.findall(r"""(?:src|href)=["']?(?:https?:)?//""", page.text))
+        for reference in re.findall(r'(?:src|href)="(/[^"]+)"', page.text):
+            with self.subTest(reference):
+                self.client.get(reference)
+
+    def test_parts_come_compressed_to_those_who_take_it(self):
+        sent = []
+
+        def start(_status, headers):
+            sent.append(dict(headers))
+
+        # Asked past WebTest, which unpacks what it gets.
+        app = create_app(make_settings())
+        plain, packed = (
+            b"".join(app(create_environ("/docs/swagger-ui.js", headers=headers), start))
+            for headers in ({}, {"Accept-Encoding": "br, gzip"})
+        )
+        self.assertEqual([None, "gzip"], [headers.get("content-encoding") for headers in sent])
+        self.assertLess(len(packed), len(plain) / 3)
+        self.assertEqual(plain, gzip.decompress(packed))
+
+    def test_there_are_no_other_parts(self):
+        for asset in ("docs.html", "..%2fapp.py", "redoc.js", "x"):
+            self.assertProblem(self.client.get(f"/docs/{asset}", status=404), 404, "NOT_FOUND")
+
+
+class ContractTest(ApiTestCase):
+    """The check itself: an answer that is not described fails the test that got it."""
+
+    def checked(self, change, method="GET", path=None):
+        """Return what the check says of an answer after `change`."""
+        user = UserFactory.create()
+        where = path or f"/users/{user.id}"
+        response = self.client.get(f"/users/{user.id}", user=user)
+        change(response)
+        with self.assertRaises(AssertionError) as caught:
+            contract.check(method, where, response)
+        return str(caught.exception)
+
+    def test_an_undescribed_status(self):
+        def change(response: TestResponse):
+            response.status = 202
+
+        self.assertRegex(self.checked(change), r"^getUser .*: the status 202 is not described")
+
+    def test_a_renamed_a_missing_and_an_added_field(self):
+        def rename(response: TestResponse):
+            response.text = response.text.replace('"createdAt"', '"created"')
+
+        said = self.checked(rename)
+        self.assertIn("'createdAt' is a required property", said)
+        self.assertIn("'created' was unexpected", said)
+
+    def test_a_field_of_another_type(self):
+        def change(response: TestResponse):
+            response.text = re.sub('"name":"[^"]*"', '"name":5', response.text)
+
+        self.assertIn("$.name: 5 is not of type 'string'", self.checked(change))
+
+    def test_a_missing_header(self):
+        def change(response: TestResponse):
+            del response.headers["X-Request-ID"]
+
+        self.assertIn("200 lacks the header X-Request-ID", self.checked(change))
+
+    def test_another_media_type(self):
+        def change(response: TestResponse):
+            response.content_type = "text/json"
+
+        self.assertIn("the media type text/json", self.checked(change))
+
+    def test_an_undescribed_error(self):
+        user = UserFactory.create()
+        response = self.client.get(f"/orders/{user.id}", user=user, status=404)
+        with self.assertRaisesRegex(AssertionError, r"getUser .*\$.code: 'ORDER_NOT_FOUND' is not one of"):
+            contract.check("GET", f"/users/{user.id}", response)
+
+    def test_a_success_where_there_is_nothing(self):
+        self.assertIn(
+            "no answer to a path or a method that is not there", self.checked(lambda _: None, path="/nothing")
+        )
+
+    def test_what_was_never_seen_is_told(self):
+        told = contract.never_seen(set())
+        self.assertIn("placeOrder 422 IDEMPOTENCY_KEY_REUSED: documented, never seen", told)
+        self.assertIn("getUser 200 success: documented, never seen", told)
+        self.assertEqual([], contract.never_seen(set(contract.described_answers())))
