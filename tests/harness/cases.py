@@ -1,10 +1,12 @@
 """Base classes of the tests, and assertions in the words of the API.
 
 `ApiTestCase` is the one to take: each test runs in a transaction that is rolled back. `CommittedApiTestCase` is for
-what needs real commits, such as races between threads; its rows are deleted afterwards.
+what needs real commits, such as races between threads; its rows are deleted afterwards. `LiveServerTestCase` is for
+what only a connection to the real server shows.
 """
 
 import copy
+import itertools
 import os
 import random
 import sys
@@ -24,18 +26,20 @@ from webtest import TestResponse
 
 from shop.app import create_app, utc_now
 from shop.database import database
-from shop.factories import source
+from shop.factories import UserFactory, source
 from shop.models import Order, User
 from shop.settings import Settings
 from shop.tokens import Tokens
 from tests.harness.client import ApiClient, forget_exchange, last_exchange
+from tests.harness.live import Connection, LiveShop
 from tests.harness.parity import ClonedDatabase
-from tests.harness.postgres import run_database_url
+from tests.harness.postgres import clone, drop, run_database_url
 from tests.harness.sandbox import Sandbox
 from tests.harness.tables import deletion
 
 SECRET_KEY = "a key that only the tests know, 32 bytes and more"
 T = TypeVar("T")
+_numbers = itertools.count(1)
 # To unittest the frames of this module are its own: a traceback ends in the test, not in an assertion's insides.
 __unittest = True
 
@@ -268,6 +272,49 @@ class CommittedApiTestCase(DomainTestCase):
 
         with ThreadPoolExecutor(len(calls)) as threads:
             return list(threads.map(call, calls))
+
+
+class LiveServerTestCase(unittest.TestCase):
+    """A test of the real command, `shop serve`, over TCP: for what only a connection shows. One server for the class.
+
+    Attributes:
+        environment: Further settings of the server, as environment variables.
+        shop: The server, with a database of its own.
+        connection: A kept-alive connection to it; `connect` opens more.
+    """
+
+    environment: ClassVar[dict[str, str]] = {}
+    shop: ClassVar[LiveShop]
+    connection: Connection
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        super().setUpClass()
+        cls.database_url = clone(f"shop_live_{os.getpid()}_{next(_numbers)}")
+        cls.addClassCleanup(drop, cls.database_url.rpartition("/")[2].partition("?")[0])
+        needed = {
+            "SHOP_DATABASE_URL": cls.database_url,
+            "SHOP_SECRET_KEY": SECRET_KEY,
+            "SHOP_ARGON2_TIME_COST": "1",
+            "SHOP_ARGON2_MEMORY_COST": "8",
+        }
+        cls.shop = cls.enterClassContext(LiveShop(environment=needed | cls.environment))
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.connection = self.connect()
+
+    def connect(self) -> Connection:
+        """Return another connection to the server, closed when the test ends."""
+        return self.enterContext(Connection(self.shop.url))
+
+    def log_in_anew(self) -> str:
+        """Register a user and log in over the connection, which sends the token from then on; return the user's id."""
+        body = UserFactory.body(email=f"{next(_numbers)}@example.com")
+        user_id: str = self.connection.post("/users", body).json["id"]
+        login = self.connection.post("/users/login", {"email": body["email"], "password": body["password"]})
+        self.connection.token = login.json["token"]
+        return user_id
 
 
 def rows_seen_by_another_connection(table: str) -> int:

@@ -96,12 +96,14 @@ def until(true: Callable[[], object], what: str) -> None:
 
 
 def family(pid: int) -> tuple[psutil.Process, psutil.Process, list[psutil.Process]]:
-    """Return the supervisor, the server, and all the descendants of process `pid`, those two among them."""
-    everyone = psutil.Process(pid).children(recursive=True)
-    supervisor = next(
-        process for process in everyone if str(embedded.embedded_supervisor.__file__) in process.cmdline()
-    )
-    return supervisor, supervisor.children()[0], everyone
+    """Return the supervisor that process `pid` has started last, its server, and all of their kind, those two included.
+
+    The last, because the process of the tests may have one for other modules as well.
+    """
+    program = str(embedded.embedded_supervisor.__file__)
+    supervisors = [child for child in psutil.Process(pid).children() if program in child.cmdline()]
+    supervisor = max(supervisors, key=psutil.Process.create_time)
+    return supervisor, supervisor.children()[0], [supervisor, *supervisor.children(recursive=True)]
 
 
 def kill(process: psutil.Process) -> None:
