@@ -77,7 +77,7 @@ class DescriptionTest(ApiTestCase):
                             self.assertTrue(schema["allOf"][1]["properties"]["code"]["enum"])
 
     def test_text_is_described_as_it_is_taken(self):
-        texts = ["", " ", "\t\n", "a", " a ", "ab", " a b ", "x\n", "\0", "a\0b", "abc\0", " " * 90 + "x" * 20, "x" * 300]
+        texts = ["", " ", "\t\n", "a", " a ", "ab", " a b ", "\0", "a\0b", "abc\0", " " * 90 + "x" * 20, "x" * 300]
         for schema in (schemas.Registration, schemas.OrderItem, schemas.ShippingAddress):
             described = self.described["components"]["schemas"][schema.__name__]["properties"]
             valid = example(schema)
