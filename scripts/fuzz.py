@@ -64,6 +64,10 @@ def fuzz(max_examples: str | None, arguments: Sequence[str]) -> int:
     try:
         with LiveShop(home / "data", environment=SETTINGS) as shop:
             ids = _prepared(shop.url, home)
+            # From a file: schemathesis leaves out the operation that it has the description from.
+            description = home / "openapi.json"
+            with Connection(shop.url) as connection:
+                description.write_bytes(connection.get("/openapi.json").content)
             statuses = []
             for name, seconds in RUNS.items():
                 print(f"\n== as {name}", flush=True)
@@ -75,7 +79,7 @@ def fuzz(max_examples: str | None, arguments: Sequence[str]) -> int:
                     "FUZZ_USER_ID": ids[name],
                 }
                 # In a directory of its own, where it may leave what it likes.
-                statuses.append(_run([f"{shop.url}/openapi.json", *bounds, *arguments], environment, home))
+                statuses.append(_run([description, "--url", shop.url, *bounds, *arguments], environment, home))
             if any(statuses) and shop.stderr:
                 print("\n== the end of the service's log", *shop.stderr[-SHOWN:], sep="\n")
         print("\nfuzz:", "something was found, see above" if any(statuses) else "nothing was found")
@@ -84,7 +88,7 @@ def fuzz(max_examples: str | None, arguments: Sequence[str]) -> int:
         shutil.rmtree(home)
 
 
-def _run(arguments: Sequence[str], environment: Mapping[str, str], directory: Path) -> int:
+def _run(arguments: Sequence[str | Path], environment: Mapping[str, str], directory: Path) -> int:
     command = [SCHEMATHESIS, "--config-file", HERE / "fuzz.toml", "run", *arguments]
     with _ended(subprocess.Popen(command, cwd=directory, env=os.environ | environment)) as process:
         return process.wait()
