@@ -398,7 +398,7 @@ def say_cost(result: Stopwatch) -> None:
     here, there = sandbox_cost(), result.sandboxes
     number, seconds = here[0] + there[0], here[1] + there[1]
     if number:
-        say(f"sandbox: {number} tests, {1000 * seconds / number:.2f} ms each to enter and leave")
+        say(f"sandbox: {number} test{'s' * (number > 1)}, {1000 * seconds / number:.2f} ms each to enter and leave")
 
 
 def say(*lines: str) -> None:
