@@ -37,6 +37,8 @@ DEV = [
     "legacy-cgi>=2.6; python_version >= '3.13'",  # WebTest imports the cgi module that Python 3.13 dropped.
     "mypy>=1.15",
     "ruff>=0.12",
+    "schemathesis>=4.30,<5",
+    "selenium>=4.35",
     "testcontainers>=4.15",
     "types-psycopg2>=2.9.21",
     "WebTest>=3.0.7",

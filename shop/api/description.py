@@ -7,7 +7,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from shop import __version__
-from shop.api import documents
+from shop.api import docs, documents
 from shop.api.operations import ErrorClass, Operation, Schema
 
 METHODS = ("get", "post", "put", "patch", "delete")
@@ -47,7 +47,19 @@ PARAMETERS = {
     "limit": "the most orders on a page",
     "cursor": "`nextCursor` of the page before; it belongs to this user and this `status`",
     "status": "only orders of this status",
-    "Idempotency-Key": "names the request: sent again with the same key, it places no second order",
+    "Idempotency-Key": "names the request, a UUID say: sent again with the same key, it places no second order",
+}
+# An id that is none is no fault: it is answered like any other that is not there.
+PATH_PARAMETERS: dict[str, Json] = {
+    "user_id": {"type": "string", "format": "uuid"},
+    "order_id": {"type": "string", "format": "uuid"},
+    "asset": {"type": "string", "enum": sorted(docs.ASSETS)},
+}
+# An operation is listed under the last segment of its path that is one of these, else under the last of these.
+TAGS = {
+    "users": "Register, log in, and see who you are",
+    "orders": "Place orders and follow them",
+    "service": "How the service is, and what it can do",
 }
 
 
@@ -66,12 +78,19 @@ def describe(routes: Mapping[str, object]) -> Json:
             "description": INTRODUCTION,
             "license": {"name": "MIT", "identifier": "MIT"},
         },
-        "servers": [{"url": "/"}],
+        "tags": [{"name": name, "description": words} for name, words in TAGS.items()],
         "paths": paths,
         "components": {
             "schemas": schemas,
             "headers": HEADERS,
-            "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}},
+            "securitySchemes": {
+                "bearer": {
+                    "type": "http",
+                    "scheme": "bearer",
+                    "bearerFormat": "JWT",
+                    "description": "the `token` that `POST /users/login` answers with",
+                }
+            },
         },
     }
 
@@ -88,6 +107,7 @@ def _operation(template: str, operation: Operation, names: Mapping[Schema, Json]
     described: Json = {
         "operationId": operation.id,
         "summary": operation.summary,
+        "tags": [next((segment for segment in reversed(template.split("/")) if segment in TAGS), [*TAGS][-1])],
         "security": [] if operation.is_public else [{"bearer": []}],
         "responses": dict(sorted(_responses(operation, names))),
     }
@@ -149,7 +169,7 @@ def _path_parameters(template: str) -> Iterator[Json]:
                 "in": "path",
                 "required": True,
                 "description": PARAMETERS[name],
-                "schema": {"type": "string"} | ({"format": "uuid"} if name.endswith("_id") else {}),
+                "schema": PATH_PARAMETERS[name],
             }
 
 
@@ -159,20 +179,17 @@ def _parameters(place: str, schema: Schema | None) -> Iterator[Json]:
     described = schema.model_json_schema(by_alias=True)
     for name, field in described["properties"].items():
         variants = [variant for variant in field.pop("anyOf", [field]) if variant != {"type": "null"}]
-        examples = field.pop("examples", [])
+        # No example: what is optional would be filled in by the page, with a cursor or a key that is nobody's.
         kept = {key: variants[0][key] for key in variants[0] if key not in ("title", "default", "examples")}
         if field.get("default") is not None:
             kept["default"] = field["default"]
-        parameter: Json = {
+        yield {
             "name": name,
             "in": place,
             "required": False,
             "description": PARAMETERS[name],
             "schema": kept,
         }
-        if examples:
-            parameter["example"] = examples[0]
-        yield parameter
 
 
 def _schemas(operations: Iterator[Operation]) -> tuple[dict[Schema, Json], Json]:

@@ -2,24 +2,30 @@
 
 Types are strict: ``true`` is not 1 and ``"5"`` is not 5. A number is an integer when its value is one, however it is
 written (``2``, ``2.0``, ``1e3``), as JSON Schema has it. Names and e-mail addresses are trimmed and brought to Unicode
-normal form C; passwords are taken as they are.
+normal form C; passwords are taken as they are. What a limit of JSON Schema says of a string holds for what was sent.
 """
 
 import re
 import unicodedata
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import Annotated, Any
 
 from email_validator import EmailNotValidError, validate_email
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, WithJsonSchema
 from pydantic.alias_generators import to_camel
-from pydantic_core import PydanticCustomError
+from pydantic.annotated_handlers import GetJsonSchemaHandler
+from pydantic_core import CoreSchema, PydanticCustomError, PydanticKnownError
 
 from shop.orders import CENT, STATUSES, Item
 
 MAX_PAGE = 100
 # WSGI joins a header that was sent twice with a comma, so that a comma cannot be told from a second header.
 KEY = r"[\x21-\x2b\x2d-\x7e]{1,255}"
+# What `_storable` and trimming ask for, as the description says it: no NUL, and one or two that are no space.
+NO_NUL = r"^[^\u0000]*$"
+NOT_BLANK = r"^\s*[^\s\u0000][^\u0000]*$"
+TWO_NOT_BLANK = r"^\s*[^\s\u0000][^\u0000]*[^\s\u0000]\s*$"
 # Beyond this no limit of ours lies, and an int of a Decimal with a huge exponent would fill the memory.
 _FAR = 10**12
 
@@ -106,6 +112,28 @@ def _exact_to_the_cent(amount: Decimal) -> Decimal:
     return amount
 
 
+@dataclass(frozen=True)
+class _As:
+    """Adds to the description of a type what its validators ask for."""
+
+    pattern: str
+    format: str | None = None
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return handler(schema) | {"pattern": self.pattern} | ({"format": self.format} if self.format else {})
+
+
+def _within(high: int) -> BeforeValidator:
+    """Limit a text as it was sent: the limit behind it sees what trimming has left."""
+
+    def check(value: object) -> object:
+        if isinstance(value, str) and len(value) > high:
+            raise PydanticKnownError("string_too_long", {"max_length": high})
+        return value
+
+    return BeforeValidator(check)
+
+
 _NFC = BeforeValidator(_composed)
 _STORABLE = AfterValidator(_storable)
 
@@ -115,14 +143,18 @@ def _text(low: int, high: int | None, *, strip: bool = False) -> StringConstrain
 
 
 # A limit follows its type at once: behind a validator pydantic would apply it to anything with a length.
-Name = Annotated[str, _text(2, 100, strip=True), _NFC, _STORABLE]
-Email = Annotated[str, _text(1, 254, strip=True), _NFC, _STORABLE, AfterValidator(_address)]
-LoginEmail = Annotated[str, _text(1, None, strip=True), _NFC, _STORABLE, AfterValidator(_address_if_valid)]
-Password = Annotated[str, _text(6, 255), _STORABLE]
-LoginPassword = Annotated[str, _text(1, None), _STORABLE]
-UserId = Annotated[str, _text(1, None), _STORABLE]
-ProductId = Annotated[str, _text(1, 100), _STORABLE]
-ProductName = Annotated[str, _text(1, 200, strip=True), _STORABLE]
+Name = Annotated[str, _text(2, 100, strip=True), _NFC, _within(100), _STORABLE, _As(TWO_NOT_BLANK)]
+Email = Annotated[
+    str, _text(1, 254, strip=True), _NFC, _within(254), _STORABLE, AfterValidator(_address), _As(NOT_BLANK, "email")
+]
+LoginEmail = Annotated[
+    str, _text(1, None, strip=True), _NFC, _STORABLE, AfterValidator(_address_if_valid), _As(NOT_BLANK)
+]
+Password = Annotated[str, _text(6, 255), _STORABLE, _As(NO_NUL)]
+LoginPassword = Annotated[str, _text(1, None), _STORABLE, _As(NO_NUL)]
+UserId = Annotated[str, _text(1, None), _STORABLE, _As(NO_NUL, "uuid")]
+ProductId = Annotated[str, _text(1, 100), _STORABLE, _As(NO_NUL)]
+ProductName = Annotated[str, _text(1, 200, strip=True), _within(200), _STORABLE, _As(NOT_BLANK)]
 Quantity = Annotated[int, Field(ge=1, le=10_000), BeforeValidator(_whole)]
 Price = Annotated[
     Decimal,
@@ -132,8 +164,8 @@ Price = Annotated[
     # Two decimals cannot be said in JSON Schema: multipleOf is a matter of floats to most validators.
     WithJsonSchema({"type": "number", "minimum": 0, "maximum": 99999.99, "description": "at most two decimals"}),
 ]
-Street = Annotated[str, _text(1, 200, strip=True), _STORABLE]
-AddressPart = Annotated[str, _text(0, 200), _STORABLE]
+Street = Annotated[str, _text(1, 200, strip=True), _within(200), _STORABLE, _As(NOT_BLANK)]
+AddressPart = Annotated[str, _text(0, 200), _STORABLE, _As(NO_NUL)]
 Status = Annotated[str, AfterValidator(_status), WithJsonSchema({"type": "string", "enum": list(STATUSES)})]
 IdempotencyKey = Annotated[str, AfterValidator(_key), WithJsonSchema({"type": "string", "pattern": f"^{KEY}$"})]
 _ONCE = BeforeValidator(_once)
@@ -151,7 +183,7 @@ class Registration(Part):
     """A new user."""
 
     name: Name = Field(examples=["Ada Lovelace"])
-    email: Email = Field(examples=["ada@example.com"], json_schema_extra={"format": "email"})
+    email: Email = Field(examples=["ada@example.com"])
     password: Password = Field(repr=False, examples=["analytical engine"])
 
 

@@ -11,15 +11,18 @@ from unittest import mock
 
 import openapi_spec_validator
 from falcon.testing import create_environ
+from jsonschema import Draft202012Validator
+from pydantic import BaseModel, ValidationError
 
-from shop import cli
+from shop import cli, exactjson
+from shop.api import schemas
 from shop.api.markdown import render
 from shop.app import create_app
 from shop.factories import UserFactory
 from tests.harness import contract
 from tests.harness.cases import ApiTestCase, make_settings
 from tests.harness.client import TestResponse
-from tests.harness.operations import documented, operations
+from tests.harness.operations import documented, example, operations
 from tests.harness.postgres import setUpModule, tearDownModule  # noqa: F401
 
 README = Path(__file__).resolve().parents[2] / "README.md"
@@ -73,6 +76,28 @@ class DescriptionTest(ApiTestCase):
                             self.assertEqual({"$ref": "#/components/schemas/Problem"}, schema["allOf"][0])
                             self.assertTrue(schema["allOf"][1]["properties"]["code"]["enum"])
 
+    def test_text_is_described_as_it_is_taken(self):
+        texts = ["", " ", "\t\n", "a", " a ", "ab", " a b ", "\0", "a\0b", "abc\0", " " * 90 + "x" * 20, "x" * 300]
+        for schema in (schemas.Registration, schemas.OrderItem, schemas.ShippingAddress):
+            described = self.described["components"]["schemas"][schema.__name__]["properties"]
+            valid = example(schema)
+            for name in valid.keys() - {"email", "price", "quantity"}:
+                validator = Draft202012Validator(described[name])
+                for text in texts:
+                    with self.subTest(f"{schema.__name__}.{name}", text=text):
+                        document = exactjson.loads(json.dumps(valid | {name: text}).encode())
+                        self.assertEqual(is_valid(schema, document), validator.is_valid(text))
+
+    def test_operations_are_listed_by_subject(self):
+        listed: dict[str, list[str]] = {tag["name"]: [] for tag in self.described["tags"]}
+        for methods in self.described["paths"].values():
+            for operation in methods.values():
+                (tag,) = operation["tags"]
+                listed[tag].append(operation["operationId"])
+        self.assertEqual(["registerUser", "logIn", "getUser"], listed["users"])
+        self.assertEqual({"listOrders", "placeOrder", "getOrder", "changeOrderStatus"}, set(listed["orders"]))
+        self.assertEqual(["users", "orders", "service"], list(listed))
+
     def test_what_needs_a_token_says_so(self):
         for operation in operations():
             described = self.described["paths"][operation.template][operation.method.lower()]
@@ -90,6 +115,15 @@ class DescriptionTest(ApiTestCase):
             row = re.sub(r"{\w+_id}", "{id}", str(operation)).removesuffix("/{asset}")
             with self.subTest(row):
                 self.assertEqual(listed[row] - of_any, documented(operation) - of_any)
+
+
+def is_valid(schema: type[BaseModel], document: object) -> bool:
+    """Tell whether the service takes `document`."""
+    try:
+        schema.model_validate(document)
+    except ValidationError:
+        return False
+    return True
 
 
 def codes(text: str) -> set[tuple[int, str]]:
