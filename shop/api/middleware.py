@@ -29,9 +29,15 @@ class RequestId:
 class BodyLimit:
     """Refuses bodies that are announced to be too long, whatever the path, before anything of them is read.
 
+    A body that nobody has read by the time of the answer is read and dropped, up to a multiple of the limit: a server
+    closes a connection on which something unread is left, often before the client has seen the answer.
+
     Args:
         max_body: Longest body that is read, in bytes.
     """
+
+    DROPPED_AT_MOST = 4  # times the limit
+    PIECE = 65_536  # bytes
 
     def __init__(self, max_body: int) -> None:
         self._max_body = max_body
@@ -45,6 +51,18 @@ class BodyLimit:
         request.context.max_body = self._max_body
         if (request.content_length or 0) > self._max_body:
             raise PayloadTooLarge(f"The body must not be longer than {self._max_body} bytes")
+
+    def process_response(
+        self, request: falcon.Request, _response: falcon.Response, _resource: object, _succeeded: bool
+    ) -> None:
+        """Drop what is left of the body, where the server marks its end (else reading on might wait for ever)."""
+        environ = request.env
+        has_body = environ.get("CONTENT_LENGTH") or environ.get("HTTP_TRANSFER_ENCODING")
+        if not (has_body and environ.get("wsgi.input_terminated")):
+            return
+        left = self.DROPPED_AT_MOST * self._max_body
+        while left > 0 and (dropped := environ["wsgi.input"].read(min(left, self.PIECE))):
+            left -= len(dropped)
 
 
 class OnePathEach:

@@ -34,6 +34,7 @@ from tests.harness.client import ApiClient, forget_exchange, last_exchange
 from tests.harness.live import Connection, LiveShop
 from tests.harness.parity import ClonedDatabase
 from tests.harness.postgres import clone, drop, run_database_url
+from tests.harness.runner import order_options
 from tests.harness.sandbox import Sandbox
 from tests.harness.tables import deletion
 
@@ -116,8 +117,7 @@ class DomainTestCase(unittest.TestCase):
             raise
 
     def _rerun(self) -> str:
-        order = sys.modules["tests.harness.runner"].order_options() if "tests.harness.runner" in sys.modules else ""
-        return f"SHOP_TEST_SEED={run_seed()} scripts/test {order} {self.id()}".replace("  ", " ")
+        return " ".join(filter(None, [f"SHOP_TEST_SEED={run_seed()}", "scripts/test", order_options(), self.id()]))
 
     @contextmanager
     def assertQueries(self, count: int) -> Iterator[None]:

@@ -88,8 +88,9 @@ def server() -> Server:
         NoServerError: None can be had.
     """
     if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-        # Otherwise a terminated run would leave its container behind: exit handlers need an exit.
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+        # Otherwise a terminated run would leave its container behind: exit handlers need an exit. As after Ctrl-C,
+        # because unittest would take a SystemExit for an error of the running test, and go on.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     found = _find()
     atexit.register(found.stop)
     version = found.execute(sql.SQL("SHOW server_version"))[0][0]

@@ -111,3 +111,20 @@ class WireTest(LiveServerTestCase):
         answer = self.connection.request("POST", "/users", body)
         self.assertEqual((400, "MALFORMED_JSON"), (answer.status, answer.json["code"]))
         self.assertIn("not UTF-8 at byte", answer.json["error"])
+
+    def test_an_answer_that_comes_before_its_body_is_read_leaves_the_connection_good(self):
+        user_id = self.log_in_anew()
+        for body in (b" " * 100, b" " * 40_000):
+            for method, path in (
+                ("POST", "/nothing"),
+                ("DELETE", "/users"),
+                ("POST", "/orders"),
+                ("GET", f"/users/{user_id}"),
+            ):
+                for _ in range(5):
+                    with self.subTest(method=method, path=path, length=len(body)), self.connect() as other:
+                        before = other.get("/livez") and other.local_address
+                        refused = other.request(method, path, body, Content_Type="text/plain")
+                        self.assertIn(refused.status, (401, 404, 405, 413))
+                        self.assertEqual(200, other.get("/livez").status)
+                        self.assertEqual(before, other.local_address, "it is still the same connection")

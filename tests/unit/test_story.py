@@ -19,7 +19,9 @@ class StoryTest(unittest.TestCase):
 
     def test_a_failure_says_how_to_repeat_it(self):
         text = self.told(lambda test: test.fail("no"))
-        self.assertRegex(text, r"no request was sent\nrerun: SHOP_TEST_SEED=\d+ scripts/test \S*Inner\.test_it")
+        self.assertRegex(
+            text, r"no request was sent\nrerun: SHOP_TEST_SEED=\d+ scripts/test (--shuffle=\S+ )?\S*Inner\.test_it"
+        )
 
     def test_a_failure_shows_the_last_exchange_with_its_statements(self):
         def method(test):

@@ -1,0 +1,465 @@
+"""The runner behind `scripts/test`: unittest's own command line, and what it lacks.
+
+It shuffles (`--shuffle`), spreads over processes (`--parallel`), lists the slowest (`--durations`), finds the test
+that makes another fail (`--bisect`), and holds the sandbox against real commits (`--parity`). Without an option of its
+own it does what ``python -m unittest`` does, and that stays another way to run every test.
+
+Exit status: 0 when all is well, 1 when not, 2 for wrong options, 130 after Ctrl-C, and 5 when no test ran: a misspelt
+`-k` must not look like success. (unittest itself has the 5 from Python 3.12 on; here it is so on 3.11 too.)
+"""
+
+import argparse
+import contextlib
+import copy
+import functools
+import hashlib
+import io
+import itertools
+import json
+import os
+import random
+import shlex
+import sys
+import unittest
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from tests.harness.parallel import Parallel, Setup, Stopwatch, can_move, classname, sandbox_cost, spread
+
+PROGRAM = "scripts/test"
+PASSED, FAILED, WRONG_OPTIONS, NO_TESTS, INTERRUPTED = 0, 1, 2, 5, 130
+# Says the seed to this process and its workers; set anew, or removed, at the start of each run.
+SHUFFLE = "SHOP_TEST_SHUFFLE"
+# How long tests took, so that a parallel run begins with the longest. It is in the virtual environment, which git
+# ignores; a project that keeps that elsewhere does without.
+MEMORY = Path(".venv/test-seconds.json")
+# What --parity compares; the cases are looked up by name when the tests have imported them, because the runner also
+# runs tests that need no database, and they import the runner.
+CASES = "tests.harness.cases"
+Tests = tuple[unittest.TestCase, ...]
+
+HELP = f"""\
+Usage: {PROGRAM} [OPTION ...] [TEST ...]
+
+Runs the named tests (modules, classes, methods), or all. Beside unittest's options, which follow below, it knows:
+
+  --shuffle[=SEED]  run in an order that SEED decides, modules and classes kept together. The seed is printed, and made
+                    when none is given. Fewer tests keep the order that they have among all.
+  --parallel[=N]    spread the classes over N processes, or one for each processor, each with a database of its own.
+                    Classes and modules that say `parallel = False` run alone at the end.
+  --durations N     show the N slowest tests and fixtures, or all when N is 0.
+  --bisect TEST     find out which of the tests before TEST, in the order of this run, make it fail.
+  --parity          run the tests of each ApiTestCase in the sandbox and with real commits; a different verdict fails.
+
+Exit status: 0 all is well, 1 a test failed, 2 wrong options, 5 no test was run, 130 after Ctrl-C.
+"""
+
+
+def order_options() -> str:
+    """Return the option that repeats this run's order, also in a worker; empty when it is not shuffled."""
+    seed = os.environ.get(SHUFFLE)
+    return f"--shuffle={shlex.quote(seed)}" if seed else ""
+
+
+def flatten(suite: Iterable[Any]) -> Iterator[unittest.TestCase]:
+    """Yield the tests in a suite of suites, in their order."""
+    for test in suite:
+        if isinstance(test, unittest.BaseTestSuite):
+            yield from flatten(test)
+        else:
+            yield test
+
+
+def shuffled(tests: Iterable[unittest.TestCase], seed: str) -> list[unittest.TestCase]:
+    """Return the tests in the order that `seed` gives them, modules and classes kept together.
+
+    What decides is a hash of seed and name, so that tests keep their order when others are left out.
+    """
+
+    def place(name: str) -> bytes:
+        return hashlib.sha256(f"{seed} {name}".encode()).digest()
+
+    return sorted(tests, key=lambda test: (place(type(test).__module__), place(classname(test)), place(test.id())))
+
+
+def culprits(before: Tests, fails: Callable[[Tests], bool]) -> Tests | None:
+    """Return a smallest part of `before` that still makes `fails` true, by halving.
+
+    Args:
+        before: What makes it true as a whole, in order; nothing of it does not.
+        fails: Whether a part of it does; each call is a trial.
+
+    Returns:
+        The part, in order; None when trials contradict each other.
+    """
+    found: Tests = ()
+    while before:
+        # The shortest beginning that makes it fail ends with a culprit.
+        passing, failing = 0, len(before)
+        while failing - passing > 1:
+            middle = (passing + failing) // 2
+            if fails((*before[:middle], *found)):
+                failing = middle
+            else:
+                passing = middle
+        found = (before[failing - 1], *found)
+        before = before[: failing - 1]
+        if fails(found):
+            return found
+    return None
+
+
+class Result(Stopwatch, unittest.TextTestResult):
+    """unittest's result, with every verdict by name.
+
+    Attributes:
+        verdicts: By a test's id: the verdicts on its subTests in their order, each with the name of the subTest, then
+            its own.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.verdicts: dict[str, list[tuple[str, str]]] = {}
+
+    def _note(self, verdict: str, test: Any, subtest: Any = None) -> None:
+        which = "" if subtest is None else subtest.id().removeprefix(test.id())
+        self.verdicts.setdefault(test.id(), []).append((verdict, which))
+
+    def addSuccess(self, test: unittest.TestCase) -> None:
+        super().addSuccess(test)
+        self._note("passed", test)
+
+    def addFailure(self, test: unittest.TestCase, err: Any) -> None:
+        super().addFailure(test, err)
+        self._note("failed", test)
+
+    def addError(self, test: unittest.TestCase, err: Any) -> None:
+        super().addError(test, err)
+        self._note("error", test)
+
+    def addSkip(self, test: unittest.TestCase, reason: str) -> None:
+        super().addSkip(test, reason)
+        # What skips inside a subTest is the subTest.
+        self._note("skipped", getattr(test, "test_case", test), test if hasattr(test, "test_case") else None)
+
+    def addExpectedFailure(self, test: unittest.TestCase, err: Any) -> None:
+        super().addExpectedFailure(test, err)
+        self._note("failed as expected", test)
+
+    def addUnexpectedSuccess(self, test: unittest.TestCase) -> None:
+        super().addUnexpectedSuccess(test)
+        self._note("passed unexpectedly", test)
+
+    def addSubTest(self, test: unittest.TestCase, subtest: unittest.TestCase, err: Any) -> None:
+        super().addSubTest(test, subtest, err)
+        failed = err is not None and issubclass(err[0], test.failureException)
+        self._note("passed" if err is None else "failed" if failed else "error", test, subtest)
+
+
+class Runner(unittest.TextTestRunner):
+    """unittest's runner with our result."""
+
+    resultclass = Result
+
+
+class Program(unittest.TestProgram):
+    """unittest's command line, and what our options ask for.
+
+    Args:
+        own: Our options.
+        arguments: Those of unittest.
+
+    Attributes:
+        status: The exit status.
+    """
+
+    def __init__(self, own: argparse.Namespace, arguments: Sequence[str]) -> None:
+        self.own = own
+        self.status = PASSED
+        self.result: Result | None = None
+        loader = unittest.TestLoader()
+        super().__init__(None, argv=[PROGRAM, *arguments], testRunner=Runner, testLoader=loader, exit=False)
+
+    def parseArgs(self, argv: list[str]) -> None:
+        self.progName = PROGRAM  # unittest would leave out the folder.
+        super().parseArgs(argv)
+
+    def runTests(self) -> None:
+        if self.own.shuffle is not None:
+            say(f"shuffled with seed {self.own.shuffle} (repeat with {order_options()})")
+            self.test = unittest.TestSuite(shuffled(flatten(self.test), self.own.shuffle))
+        if self.own.bisect:
+            self._bisect(self.own.bisect)
+        elif self.own.parity:
+            self._compare()
+        elif self.own.parallel:
+            self._spread(self.own.parallel)
+        else:
+            self.status = status_of(self._run(self.test))
+        if self.result is not None:
+            say_cost(self.result)
+
+    def _bisect(self, name: str) -> None:
+        try:
+            self.status = bisect(name, tuple(flatten(self.test)), self._setup())
+        except KeyboardInterrupt:
+            self.status = INTERRUPTED
+
+    def _compare(self) -> None:
+        cases = sys.modules.get(CASES)
+        tests = [test for test in flatten(self.test) if cases and isinstance(test, cases.ApiTestCase)]
+        self.status = parity(tests, cases and cases.use_isolation, self._run)
+
+    def _spread(self, processes: int) -> None:
+        # Ctrl-C always shows the results so far here, and unittest's own way to that does not know of workers.
+        self.catchbreak = False
+        groups, alone = spread(flatten(self.test), recall(MEMORY))
+        suite = Parallel(groups, alone, processes, self._setup())
+        result = self._run(suite)
+        remember(MEMORY, result.seconds)
+        if suite.interrupted:
+            say(f"{PROGRAM}: interrupted; what is above is the result up to then")
+        self.status = INTERRUPTED if suite.interrupted else status_of(result)
+
+    def _run(self, suite: unittest.TestSuite) -> Result:
+        self.test = suite
+        super().runTests()
+        if self.own.durations is not None:
+            say_slowest(self.result, self.own.durations)
+        return self.result
+
+    def _setup(self) -> Setup:
+        return Setup(hand_over(), buffer=self.buffer, tb_locals=self.tb_locals, warnings=self.warnings)
+
+
+def hand_over() -> dict[str, str]:
+    """Return the environment that gives workers this run's server and seed; a server that tests need starts here."""
+    environment = {}
+    if postgres := sys.modules.get("tests.harness.postgres"):
+        try:
+            # Makes the template too, once and not in every worker.
+            postgres.run_database_url()
+        except postgres.NoServerError as error:
+            sys.exit(f"{PROGRAM}: {error}")
+        environment |= {"SHOP_TEST_SERVER": "url", "SHOP_TEST_DATABASE_URL": postgres.server().url}
+    if cases := sys.modules.get(CASES):
+        environment["SHOP_TEST_SEED"] = cases.run_seed()
+    return environment
+
+
+def bisect(name: str, tests: Tests, setup: Setup) -> int:
+    """Find the tests after which the test `name` fails; print them, and return the exit status."""
+    before = tuple(itertools.takewhile(lambda test: test.id() != name, tests))
+    target = next(iter(tests[len(before) :]), None)
+    if target is None or not can_move(target):
+        say(f"{PROGRAM}: --bisect takes the whole name of one of the chosen tests, and {name!r} is none")
+        return WRONG_OPTIONS
+    before = tuple(filter(can_move, before))
+
+    @functools.cache
+    def fails(part: Tests) -> bool:
+        failed = fails_after(part, target, setup)
+        say(f"after {len(part)} of the {len(before)} tests before it: {'fails' if failed else 'passes'}")
+        return failed
+
+    say(f"bisecting {name}")
+    if fails(()):
+        say("it fails alone: no other test is needed")
+        return FAILED
+    if not fails(before):
+        say("it passes after all of them: in this order, none makes it fail")
+        return PASSED
+    names = [test.id() for test in culprits(before, fails) or ()]
+    if not names:
+        say("it passed and failed after the same tests: something else than their order decides")
+        return FAILED
+    seed = [f"SHOP_TEST_SEED={setup.environment['SHOP_TEST_SEED']}"] if "SHOP_TEST_SEED" in setup.environment else []
+    together = f" these {len(names)} together, and none of them can be left out" if len(names) > 1 else ""
+    say(f"it fails after{together}:", *(f"  {culprit}" for culprit in names))
+    say("repeat it with:", f"  {' '.join([*seed, PROGRAM, *names, name])}")
+    return FAILED
+
+
+def fails_after(part: Tests, target: unittest.TestCase, setup: Setup) -> bool:
+    """Return whether `target` fails, or does not come to run, after the tests of `part` in a fresh process.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C ended the trial.
+    """
+    result = Result(io.StringIO(), descriptions=False, verbosity=0)
+    trial = Parallel([[*part, target]], [], 1, setup)
+    trial.run(result)
+    if trial.interrupted:
+        raise KeyboardInterrupt
+    failing = [*(test for test, _ in result.failures + result.errors), *result.unexpectedSuccesses]
+    # A subTest's name begins with its test's.
+    return target.id() not in result.seconds or any(f"{test.id()} ".startswith(f"{target.id()} ") for test in failing)
+
+
+def parity(
+    tests: Iterable[unittest.TestCase],
+    use_isolation: Callable[[str], None],
+    run: Callable[[unittest.TestSuite], Result],
+) -> int:
+    """Run tests in the sandbox and with real commits, and hold the verdicts against each other.
+
+    Args:
+        tests: A class that says `not_in_parity_because` is left out, and its reason shown.
+        use_isolation: Decides for the tests that start afterwards: "sandbox" or "commit".
+        run: Runs a suite.
+
+    Returns:
+        The exit status; a test that fails both times fails the run as well.
+    """
+    chosen, left_out = [], {}
+    for test in tests:
+        reason = getattr(test, "not_in_parity_because", "")
+        if reason:
+            left_out[classname(test)] = reason
+        else:
+            chosen.append(test)
+    if not chosen:
+        say("parity: no test of an ApiTestCase was chosen")
+        return NO_TESTS
+    # An instance runs once.
+    copies = [copy.copy(test) for test in chosen]
+    results = []
+    for isolation, shown, instances in (("sandbox", "in the sandbox", chosen), ("commit", "with real commits", copies)):
+        say(f"parity: {len(chosen)} tests {shown}")
+        use_isolation(isolation)
+        results.append(run(unittest.TestSuite(instances)))
+    differing = differences(*results)
+    say(*(f"parity leaves out {name}: {reason}" for name, reason in left_out.items()))
+    say(f"parity: {len(differing)} of {len(chosen)} tests get another verdict with real commits", *differing)
+    return FAILED if differing else max(status_of(result) for result in results)
+
+
+def differences(sandbox: Result, commit: Result) -> list[str]:
+    """Return the tests with different verdicts, with both, as text."""
+    names = {**sandbox.verdicts, **commit.verdicts}
+    if sandbox.shouldStop or commit.shouldStop:
+        # A run that was stopped at its first failure says nothing about the tests that it left.
+        names = [name for name in names if name in sandbox.verdicts and name in commit.verdicts]
+
+    def shown(result: Result, name: str) -> str:
+        verdicts = result.verdicts.get(name, [("did not run", "")])
+        return (
+            ", ".join(f"{verdict}{which}" for verdict, which in verdicts if verdict != "passed" or not which) or "none"
+        )
+
+    def bare(result: Result, name: str) -> list[str]:
+        # SubTests are told apart by their place: their parameters may be made anew in each run.
+        return [verdict for verdict, _ in result.verdicts.get(name, [])]
+
+    return [
+        f"  {name}\n    in the sandbox: {shown(sandbox, name)}\n    with real commits: {shown(commit, name)}"
+        for name in names
+        if bare(sandbox, name) != bare(commit, name)
+    ]
+
+
+def status_of(result: unittest.TestResult) -> int:
+    """Return the exit status that a run comes to."""
+    if not result.wasSuccessful():
+        return FAILED
+    if not result.testsRun and not result.skipped:
+        say(f"{PROGRAM}: no test was run")
+        return NO_TESTS
+    return PASSED
+
+
+def recall(memory: Path) -> dict[str, float]:
+    """Return how long tests took when they last ran in parallel, by their ids."""
+    try:
+        return json.loads(memory.read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}  # Nothing depends on it but how well the workers are used.
+
+
+def remember(memory: Path, seconds: Mapping[str, float]) -> None:
+    """Note for the next run how long tests took; runs at the same time may overwrite each other's notes, whole."""
+    draft = memory.with_suffix(f".{os.getpid()}")
+    with contextlib.suppress(OSError):
+        draft.write_text(json.dumps({**recall(memory), **seconds}, indent=0), "utf-8")
+        draft.replace(memory)
+
+
+def say_slowest(result: Stopwatch, number: int) -> None:
+    """Print the `number` slowest tests and fixtures, or all of them for 0."""
+    if not result.seconds:
+        return
+    slowest = sorted(result.seconds.items(), key=lambda item: -item[1])
+    say("slowest:", *(f"{seconds:9.3f} s  {name}" for name, seconds in slowest[: number or None]))
+
+
+def say_cost(result: Stopwatch) -> None:
+    """Print what the sandbox cost, here and in the workers."""
+    here, there = sandbox_cost(), result.sandboxes
+    number, seconds = here[0] + there[0], here[1] + there[1]
+    if number:
+        say(f"sandbox: {number} test{'s' * (number > 1)}, {1000 * seconds / number:.2f} ms each to enter and leave")
+
+
+def say(*lines: str) -> None:
+    """Print lines where unittest prints its own."""
+    for line in lines:
+        print(line, file=sys.stderr, flush=True)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(WRONG_OPTIONS, f"{PROGRAM}: {message}\n")
+
+
+def _whole(least: int) -> Callable[[str], int]:
+    def convert(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"takes a whole number from {least} up, not {text!r}")
+        return int(text)
+
+    return convert
+
+
+def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Return our options, and the arguments for unittest.
+
+    Raises:
+        SystemExit: Our options are wrong; why has been printed.
+    """
+    words, names = list(arguments), []
+    if "--" in words:
+        words, names = words[: words.index("--")], words[words.index("--") :]
+    # Their value is optional, and the word that follows is a test's name, never the value.
+    bare = {"--shuffle": f"--shuffle={random.SystemRandom().randrange(10**6)}", "--parallel": f"--parallel={cpus()}"}
+    parser = _Parser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--shuffle")
+    parser.add_argument("--parallel", type=_whole(1))
+    parser.add_argument("--durations", type=_whole(0))
+    parser.add_argument("--bisect")
+    parser.add_argument("--parity", action="store_true")
+    own, rest = parser.parse_known_args([bare.get(word.removesuffix("="), word) for word in words])
+    modes = [f"--{mode}" for mode in ("parallel", "bisect", "parity") if getattr(own, mode)]
+    if len(modes) > 1:
+        parser.error(f"{' and '.join(modes)} do not go together")
+    if {"-h", "--help"} & set(rest):
+        print(HELP)
+    return own, rest + names
+
+
+def cpus() -> int:
+    """Return the number of processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the tests that `arguments` choose, as they ask; return the exit status."""
+    own, rest = parse(arguments)
+    os.environ.pop(SHUFFLE, None)
+    if own.shuffle is not None:
+        os.environ[SHUFFLE] = own.shuffle
+    return Program(own, rest).status
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
