@@ -132,7 +132,8 @@ class DomainTestCase(unittest.TestCase):
             yield
         finally:
             database.query_hooks.remove(note)
-        self.assertEqual(count, len(statements), "\n".join(["these statements were run:", *statements]))
+        listed = "\n".join(["", *statements]) if statements else " none"
+        self.assertEqual(count, len(statements), f"{count} statements were expected; there were{listed}")
 
     def assertProblem(self, response: TestResponse, status: int, code: str, sentence: str | None = None) -> None:
         """Fail unless `response` is an error of the one shape, with this status and code (and sentence)."""

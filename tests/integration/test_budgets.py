@@ -47,6 +47,7 @@ class BudgetTest(ApiTestCase):
     def test_every_operation_stays_within_its_budget(self):
         for operation in operations():
             with self.subTest(str(operation)):
+                self.assertIn(str(operation), BUDGETS, "a new operation needs its row in BUDGETS")
                 path = operation.path(user_id=self.user.id, order_id=self.order.id)
                 with self.assertQueries(BUDGETS[str(operation)]):
                     response = self.client.request(
@@ -67,5 +68,8 @@ class BudgetTest(ApiTestCase):
             self.client.post("/orders", body, user=self.user, Idempotency_Key="again")
 
     def test_a_count_that_is_wrong_lists_the_statements(self):
-        with self.assertRaisesRegex(AssertionError, r"these statements were run:\nSELECT"), self.assertQueries(0):
+        with (
+            self.assertRaisesRegex(AssertionError, r"0 statements were expected; there were\nSELECT"),
+            self.assertQueries(0),
+        ):
             self.client.get(f"/users/{self.user.id}", user=self.user)

@@ -114,6 +114,7 @@ class DescriptionTest(ApiTestCase):
         for operation in operations():
             row = re.sub(r"{\w+_id}", "{id}", str(operation)).removesuffix("/{asset}")
             with self.subTest(row):
+                self.assertIn(row, listed, "a new operation needs its row in the README's contract")
                 self.assertEqual(listed[row] - of_any, documented(operation) - of_any)
 
 

@@ -273,6 +273,13 @@ class WhileItServesTest(ServeTestCase):
     def tearDown(self) -> None:
         self.assertEqual(200, self.connect(self.served).get("/readyz").status, "it still serves")
 
+    def answers(self) -> bool:
+        """Tell whether the server takes a connection and is ready."""
+        try:
+            return self.connect(self.served).get("/readyz").status == 200
+        except OSError:
+            return False
+
     def test_a_second_server_on_the_same_data_directory_says_so(self) -> None:
         refused = run_shop("serve", "--data-dir", self.served_home, "--port", str(free_port()))
         self.assertRefused(refused, str(self.served_home), f"in use by process {self.served.process.pid}")
@@ -293,6 +300,8 @@ class WhileItServesTest(ServeTestCase):
         until(lambda: killed not in self.served.workers(), "the killed worker is gone")
         until(lambda: len(self.served.workers()) == 2, "there are two workers again")
         self.assertIn(other, self.served.workers(), "the other one went on")
+        # A worker is there before it listens, and the other may not have listened yet when the first was killed.
+        until(self.answers, "it serves")
         with ThreadPoolExecutor(CLIENTS) as clients:
             statuses = list(clients.map(lambda _: self.connect(self.served).get("/readyz").status, range(CLIENTS)))
         self.assertEqual([200] * CLIENTS, statuses)
