@@ -236,6 +236,8 @@ class Reporter(Stopwatch):
 
     def stopTest(self, test: unittest.TestCase) -> None:
         super().stopTest(test)
+        # A worker that dies in a later test would take with it what this one has printed.
+        sys.stdout.flush()
         self._send(self.index, test)
 
     def stopTestRun(self) -> None:
