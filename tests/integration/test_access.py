@@ -61,11 +61,10 @@ class AccessTest(ApiTestCase):
             "iat": datetime.now(UTC),
             "exp": datetime.now(UTC) + timedelta(1),
         }
-        late = make_client(clock=lambda: datetime.now(UTC) - timedelta(days=1))
         tokens = {
             "no token": lambda: None,
             "malformed": lambda: "a.b.c",
-            "expired": lambda: late.token(self.owner),
+            "expired": lambda: make_client(clock=lambda: datetime.now(UTC) - timedelta(days=1)).token(self.owner),
             "wrong signature": lambda: jwt.encode(claims, SECRET_KEY[::-1], "HS256"),
             "alg none": lambda: jwt.encode(claims, None, "none"),
             "deleted user": lambda: self.client.token(self.deleted),
