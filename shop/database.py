@@ -93,6 +93,7 @@ class Database(PostgresqlDatabase):
         """Return a cursor, on a new connection where the thread's old one was lost."""
         if self._is_lost() and not self.in_transaction():
             self.dispose()
+        # Peewee's stubs give this method no types.
         return super().cursor(named_cursor)  # type: ignore[no-untyped-call]
 
     def _fetch(self, sql: str, parameters: Row) -> list[Row]:

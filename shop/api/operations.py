@@ -100,6 +100,7 @@ def operation(
         def respond(self: Any, request: falcon.Request, response: falcon.Response, **params: Any) -> None:
             responder(self, request, response, **params, **_parse(request, declared))
 
+        # A function has no such attribute by its type; `Authentication` and the description look for it.
         respond.operation = declared  # type: ignore[attr-defined]
         return respond
 
