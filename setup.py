@@ -31,11 +31,14 @@ DEMO = ["mimesis>=18"]
 # What the tests and the linters need on top.
 DEV = [
     *DEMO,
+    "coverage>=7.10",
     "hypothesis>=6.100",
+    "Jinja2>=3.1",
     "jsonschema>=4.23",
     "openapi-spec-validator>=0.7.1",
     "legacy-cgi>=2.6; python_version >= '3.13'",  # WebTest imports the cgi module that Python 3.13 dropped.
     "mypy>=1.15",
+    "rich>=14",
     "ruff>=0.12",
     "schemathesis>=4.30,<5",
     "selenium>=4.35",

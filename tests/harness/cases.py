@@ -21,6 +21,7 @@ from unittest import mock
 
 import falcon
 import psycopg2
+from argon2 import PasswordHasher
 from pydantic import SecretStr
 from webtest import TestResponse
 
@@ -31,6 +32,7 @@ from shop.models import Order, User
 from shop.settings import Settings
 from shop.tokens import Tokens
 from tests.harness.client import ApiClient, forget_exchange, last_exchange
+from tests.harness.findings import spend, timed
 from tests.harness.live import Connection, LiveShop
 from tests.harness.parity import ClonedDatabase
 from tests.harness.postgres import clone, drop, run_database_url
@@ -43,6 +45,10 @@ T = TypeVar("T")
 _numbers = itertools.count(1)
 # To unittest the frames of this module are its own: a traceback ends in the test, not in an assertion's insides.
 __unittest = True
+# Where the time goes.
+database.query_hooks.append(lambda event: spend("database", event.duration))
+PasswordHasher.hash = timed("hashing", PasswordHasher.hash)
+PasswordHasher.verify = timed("hashing", PasswordHasher.verify)
 
 
 @cache

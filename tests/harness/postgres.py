@@ -32,6 +32,8 @@ from shop.embedded import EmbeddedPostgres
 os.environ.setdefault("TC_POOLING_INTERVAL", "0.1")
 from testcontainers.community.postgres import PostgresContainer
 
+from tests.harness.measured_embedded_supervisor import unmeasured
+
 SOURCES = ("url", "container", "embedded")
 DEFAULT_IMAGE = "postgres:18-alpine"
 # Nothing here outlives the run, so nothing needs to survive a crash.
@@ -187,5 +189,6 @@ def _container(reason: str) -> Server:
 
 def _embedded(reason: str) -> Server:
     embedded = EmbeddedPostgres.throwaway()
-    embedded.start()
+    with unmeasured():
+        embedded.start()
     return Server("embedded", reason, embedded.url, stop=embedded.stop)

@@ -25,7 +25,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from tests.harness.parallel import Parallel, Setup, Stopwatch, can_move, classname, sandbox_cost, spread
+from tests.harness import gates
+from tests.harness.parallel import Parallel, Setup, Stopwatch, can_move, classname, spread
 
 PROGRAM = "scripts/test"
 PASSED, FAILED, WRONG_OPTIONS, NO_TESTS, INTERRUPTED = 0, 1, 2, 5, 130
@@ -179,6 +180,8 @@ class Program(unittest.TestProgram):
         self.status = PASSED
         self.result: Result | None = None
         loader = unittest.TestLoader()
+        whole = gates.is_whole(arguments) and not (own.bisect or own.parity)
+        self._measurement = gates.Measurement() if whole else None
         super().__init__(None, argv=[PROGRAM, *arguments], testRunner=Runner, testLoader=loader, exit=False)
 
     def parseArgs(self, argv: list[str]) -> None:
@@ -199,6 +202,15 @@ class Program(unittest.TestProgram):
             self.status = status_of(self._run(self.test))
         if self.result is not None:
             say_cost(self.result)
+        if self._measurement is not None and self.status != INTERRUPTED:
+            self._look_back(self._measurement.end())
+
+    def _look_back(self, code: gates.CodeCoverage) -> None:
+        """Fail the run of the whole suite that has not shown all that it has to."""
+        short = gates.shortfalls(self.result.findings, code)
+        say(f"coverage of shop/: {code.percent:.1f} % of lines and branches", *short)
+        if short:
+            self.status = FAILED
 
     def _bisect(self, name: str) -> None:
         try:
@@ -395,8 +407,7 @@ def say_slowest(result: Stopwatch, number: int) -> None:
 
 def say_cost(result: Stopwatch) -> None:
     """Print what the sandbox cost, here and in the workers."""
-    here, there = sandbox_cost(), result.sandboxes
-    number, seconds = here[0] + there[0], here[1] + there[1]
+    number, seconds = result.findings.sandboxes, result.findings.spent_on("sandbox")
     if number:
         say(f"sandbox: {number} test{'s' * (number > 1)}, {1000 * seconds / number:.2f} ms each to enter and leave")
 
