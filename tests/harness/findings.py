@@ -28,6 +28,7 @@ class Findings:
         raced: The ids of the operations of which a test sent several requests at the same moment.
         access: What each caller of the access matrix got: by operation ("GET /orders/{order_id}") and caller.
         sandboxes: How many sandboxes were entered.
+        statements: How many statements the service sent to its database, in the processes of the tests.
         seconds: Time spent, by phase (``tests`` or ``fixtures``) and by what it was spent on; each second once.
     """
 
@@ -35,6 +36,7 @@ class Findings:
     raced: set[str] = field(default_factory=set)
     access: dict[tuple[str, str], str] = field(default_factory=dict)
     sandboxes: int = 0
+    statements: int = 0
     seconds: Counter[tuple[str, str]] = field(default_factory=Counter)
 
     def add(self, others: "Findings") -> None:
@@ -43,6 +45,7 @@ class Findings:
         self.raced |= others.raced
         self.access |= others.access
         self.sandboxes += others.sandboxes
+        self.statements += others.statements
         self.seconds += others.seconds
 
     def spent_on(self, kind: str) -> float:

@@ -349,6 +349,10 @@ class Parallel(unittest.TestSuite):
         self._processes = processes
         self._setup = setup
 
+    def countTestCases(self) -> int:
+        """Return how many tests there are, here and for the workers."""
+        return super().countTestCases() + sum(map(len, self._waiting))
+
     def run(self, result: Stopwatch, debug: bool = False) -> Stopwatch:
         """Run all tests; after Ctrl-C, end the workers and return what is known by then."""
         workers: dict[Connection, _Worker] = {}

@@ -60,6 +60,12 @@ class Server:
     url: str
     stop: Callable[[], None]
 
+    @property
+    def described(self) -> str:
+        """Its version, where it comes from and why, in a line for a person."""
+        version = self.execute(sql.SQL("SHOW server_version"))[0][0]
+        return f"PostgreSQL {version} ({self.source}: {self.reason})"
+
     def url_of(self, name: str) -> str:
         """Return the URL of the server's database `name`."""
         return urlunsplit(urlsplit(self.url)._replace(path=f"/{name}"))
@@ -95,8 +101,7 @@ def server() -> Server:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
     found = _find()
     atexit.register(found.stop)
-    version = found.execute(sql.SQL("SHOW server_version"))[0][0]
-    print(f"PostgreSQL {version} ({found.source}: {found.reason})", file=sys.stderr)
+    print(found.described, file=sys.stderr)
     return found
 
 
