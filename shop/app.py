@@ -74,7 +74,6 @@ def make_parts(settings: Settings, clock: Callable[[], datetime] = utc_now) -> P
 
 def make_routes(parts: Parts) -> dict[str, object]:
     """Return the route table: every URL template with the resource that answers there."""
-    description = docs.Description()
     routes: dict[str, object] = {
         "/users": users.UserCollection(parts.passwords, parts.clock),
         "/users/login": users.Login(parts.passwords, parts.throttle, parts.tokens, parts.clock),
@@ -84,11 +83,10 @@ def make_routes(parts: Parts) -> dict[str, object]:
         "/orders/{order_id}": orders.OrderItem(),
         "/livez": health.Liveness(),
         "/readyz": health.Readiness(),
-        "/openapi.json": description,
+        "/openapi.json": docs.Description(lambda: describe(routes)),
         "/docs": docs.Page(),
         "/docs/{asset}": docs.Asset(),
     }
-    description.publish(describe(routes))
     for resource in routes.values():
         _answer_head(resource)
     return routes
