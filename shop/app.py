@@ -66,6 +66,8 @@ def make_parts(settings: Settings, clock: Callable[[], datetime] = utc_now) -> P
         time_cost=settings.argon2_time_cost,
         memory_cost=settings.argon2_memory_cost,
         parallelism=settings.argon2_parallelism,
+        # Half of the threads at most: the others answer what needs no hash.
+        places=max(1, settings.threads // 2),
     )
     throttle = Throttle(max_failures=settings.login_max_failures, window=settings.login_window)
     tokens = Tokens(*keys, lifetime=settings.token_ttl, clock=clock)

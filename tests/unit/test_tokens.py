@@ -7,7 +7,7 @@ from unittest import mock
 
 import jwt
 
-from shop.errors import InvalidToken
+from shop.errors import InvalidToken, ServiceUnavailable
 from shop.passwords import Passwords
 from shop.tokens import Actor, Tokens
 
@@ -120,7 +120,7 @@ class PasswordsTest(unittest.TestCase):
     """Hashing and verifying."""
 
     def setUp(self):
-        self.passwords = Passwords(time_cost=1, memory_cost=8, parallelism=1)
+        self.passwords = Passwords(time_cost=1, memory_cost=8, parallelism=1, places=1)
 
     def test_only_the_password_itself_verifies(self):
         hashed = self.passwords.hash("secret1")
@@ -147,4 +147,14 @@ class PasswordsTest(unittest.TestCase):
     def test_other_parameters_ask_for_a_rehash(self):
         hashed = self.passwords.hash("secret1")
         self.assertFalse(self.passwords.needs_rehash(hashed))
-        self.assertTrue(Passwords(time_cost=2, memory_cost=8, parallelism=1).needs_rehash(hashed))
+        self.assertTrue(Passwords(time_cost=2, memory_cost=8, parallelism=1, places=1).needs_rehash(hashed))
+
+    def test_one_more_than_there_are_places_is_told_so_at_once(self):
+        with self.passwords.place():
+            with self.assertRaises(ServiceUnavailable) as refused, self.passwords.place():
+                self.fail("there was a place")
+            self.assertIn("Retry-After", refused.exception.headers)
+        with self.assertRaises(InvalidToken), self.passwords.place():
+            raise InvalidToken
+        with self.passwords.place():
+            self.assertTrue(self.passwords.verify(self.passwords.hash("secret1"), "secret1"))
