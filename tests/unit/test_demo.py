@@ -1,6 +1,5 @@
 """`shop.demo`: what can be said of a past without a database."""
 
-import itertools
 import unittest
 from datetime import UTC, datetime
 from unittest import mock
@@ -25,10 +24,14 @@ class PastTest(unittest.TestCase):
     def test_there_are_as_many_as_were_asked_for_in_batches_of_any_size(self):
         whole = rows()
         self.assertEqual([7, 80], [len(table) for table in whole])
-        for size, users, orders in itertools.product((1, 3, demo.BATCH), (1, 2, 250), (0, 1, 99, 1000)):
-            with self.subTest(size=size, users=users, orders=orders), mock.patch.object(demo, "BATCH", size):
-                self.assertEqual([users, orders], [len(table) for table in rows(users=users, orders=orders)])
+        for size in (1, 3, 80):
+            with self.subTest(size=size), mock.patch.object(demo, "BATCH", size):
                 self.assertEqual(whole, rows())
+
+    def test_any_numbers_go_together(self):
+        for users, orders in ((1, 0), (1, 9), (2, 1), (250, 99)):
+            with self.subTest(users=users, orders=orders):
+                self.assertEqual([users, orders], [len(table) for table in rows(users=users, orders=orders)])
 
     def test_the_first_user_has_the_most_orders_and_the_second_is_staff(self):
         past = Past(users=300, orders=3000, seed="unit", until=UNTIL, used=0, password_hash="hash")
