@@ -17,8 +17,6 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from datetime import UTC, date, datetime
-from datetime import time as time_of_day
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -26,6 +24,9 @@ from typing import NoReturn
 IN_VENV = Path(__file__).resolve().with_name("in-venv")
 
 try:
+    from datetime import UTC, date, datetime
+    from datetime import time as time_of_day
+
     import peewee
     import psycopg2
     from argon2 import PasswordHasher
@@ -38,7 +39,8 @@ try:
     from shop.factories import PASSWORD
     from shop.server import OwnerLeft, with_database
     from shop.settings import Settings, SettingsError
-except ModuleNotFoundError as error:
+except ImportError as error:
+    # Also of a Python that is too old, for which in-venv finds another one, or says so.
     if not IN_VENV.exists() or Path(sys.prefix) == IN_VENV.parents[1] / ".venv":
         sys.exit(f"seed_demo: {error}; pip install 'shop[demo]' brings what is needed")
     os.execv(IN_VENV, [str(IN_VENV), "demo", __file__, *sys.argv[1:]])
