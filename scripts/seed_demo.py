@@ -136,7 +136,8 @@ def _check(cursor: "psycopg2.extensions.cursor", url: str) -> None:
         raise Refused("this database is marked as production by its comment, and no demo data is made there")
     pending = [migration.name for migration in migrations.status(url) if migration.applied is None]
     if pending:
-        raise Refused(f"the database's schema is not up to date, it lacks {', '.join(pending)}: run shop migrate first")
+        lacking = ", ".join(pending)
+        raise Refused(f"the database's schema lacks {lacking}; shop migrate or scripts/serve brings it up to date")
 
 
 def _confirm_removal(cursor: "psycopg2.extensions.cursor", *, yes: bool) -> bool:
