@@ -12,6 +12,7 @@ import jwt
 from shop.factories import OrderFactory, UserFactory
 from shop.models import User
 from tests.harness.cases import SECRET_KEY, ApiTestCase, make_client
+from tests.harness.findings import findings
 from tests.harness.operations import Operation, example, operations
 from tests.harness.postgres import setUpModule, tearDownModule  # noqa: F401
 
@@ -105,6 +106,9 @@ class AccessTest(ApiTestCase):
                     response = self.send(operation, caller)
                     status = response.status_int
                     found = (status, response.json["code"]) if status >= 400 else status
+                    findings.access[str(operation), caller] = (
+                        " ".join(map(str, found)) if status >= 400 else str(status)
+                    )
                     self.assertEqual(self.expected(operation, caller), found)
 
     def test_the_table_has_no_operation_that_is_not_there(self):
