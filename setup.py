@@ -27,7 +27,10 @@ RUNTIME = [
     "uuid-utils>=0.11",
 ]
 # Believable data: what the test factories and the demo seeding share.
-DEMO = ["mimesis>=18"]
+DEMO = [
+    "mimesis>=18",
+    "rich>=14",
+]
 # What the tests and the linters need on top.
 DEV = [
     *DEMO,
@@ -38,7 +41,6 @@ DEV = [
     "openapi-spec-validator>=0.7.1",
     "legacy-cgi>=2.6; python_version >= '3.13'",  # WebTest imports the cgi module that Python 3.13 dropped.
     "mypy>=1.15",
-    "rich>=14",
     "ruff>=0.12",
     "schemathesis>=4.30,<5",
     "selenium>=4.35",
