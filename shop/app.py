@@ -8,6 +8,7 @@ import falcon
 
 from shop.api import docs, health, middleware, orders, problems, users
 from shop.api.description import describe
+from shop.api.slow_bodies import BodyTimeLimit
 from shop.cursors import Cursors
 from shop.database import database
 from shop.passwords import Passwords
@@ -29,25 +30,36 @@ class Parts(NamedTuple):
     tokens: Tokens
     cursors: Cursors
     clock: Callable[[], datetime]
+    is_draining: Callable[[], bool]
 
 
-def create_app(settings: Settings, *, clock: Callable[[], datetime] = utc_now) -> falcon.App[Any, Any]:
+def never() -> bool:
+    """Return that the service is not about to stop."""
+    return False
+
+
+def create_app(
+    settings: Settings, *, clock: Callable[[], datetime] = utc_now, is_draining: Callable[[], bool] = never
+) -> falcon.App[Any, Any]:
     """Return the service as a WSGI application.
 
     Args:
         settings: Where the database is, the keys, the limits.
         clock: Returns the current time, aware; tests bring their own.
+        is_draining: Tells whether the service is about to stop, and so wants no further traffic.
 
     Raises:
         ValueError: `settings` lacks the database's URL or the secret key.
     """
-    parts = make_parts(settings, clock)
+    parts = make_parts(settings, clock, is_draining)
     database.configure(settings)
     app: falcon.App[Any, Any] = falcon.App(
         middleware=[
             middleware.RequestId(),
             middleware.OnePathEach(),
             middleware.BodyLimit(settings.max_body),
+            # Half of the threads at most wait for slow clients: the others answer everybody else.
+            BodyTimeLimit(limit=settings.body_timeout, places=max(1, settings.threads // 2)),
             middleware.Authentication(parts.tokens),
         ]
     )
@@ -57,7 +69,9 @@ def create_app(settings: Settings, *, clock: Callable[[], datetime] = utc_now) -
     return app
 
 
-def make_parts(settings: Settings, clock: Callable[[], datetime] = utc_now) -> Parts:
+def make_parts(
+    settings: Settings, clock: Callable[[], datetime] = utc_now, is_draining: Callable[[], bool] = never
+) -> Parts:
     """Return what the resources are made with; arguments and errors as for `create_app`."""
     if settings.secret_key is None:
         raise ValueError("settings.secret_key is required")
@@ -71,7 +85,7 @@ def make_parts(settings: Settings, clock: Callable[[], datetime] = utc_now) -> P
     )
     throttle = Throttle(max_failures=settings.login_max_failures, window=settings.login_window)
     tokens = Tokens(*keys, lifetime=settings.token_ttl, clock=clock)
-    return Parts(passwords, throttle, tokens, Cursors(*keys), clock)
+    return Parts(passwords, throttle, tokens, Cursors(*keys), clock, is_draining)
 
 
 def make_routes(parts: Parts) -> dict[str, object]:
@@ -84,7 +98,7 @@ def make_routes(parts: Parts) -> dict[str, object]:
         "/orders": orders.OrderCollection(parts.clock),
         "/orders/{order_id}": orders.OrderItem(),
         "/livez": health.Liveness(),
-        "/readyz": health.Readiness(),
+        "/readyz": health.Readiness(parts.is_draining),
         "/openapi.json": docs.Description(lambda: describe(routes)),
         "/docs": docs.Page(),
         "/docs/{asset}": docs.Asset(),

@@ -18,10 +18,11 @@ from shop.api.markdown import render
 from shop.app import make_parts, make_routes
 from shop.embedded import EmbeddedError
 from shop.errors import UserNotFound
-from shop.server import OwnerLeft, PortInUse, check_before_serving, serve, with_database
+from shop.server import OwnerLeft, PortInUse, WorkersDied, check_before_serving, serve, with_database
 from shop.settings import MIN_KEY_BYTES, Settings, SettingsError
 
 USAGE_ERROR = 2
+FAILURE = 1
 # Of several commands at once each may lose the database with the one that ran it, and then run it itself.
 ATTEMPTS = 10
 
@@ -29,14 +30,17 @@ ATTEMPTS = 10
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status: 0, or 2 with one sentence on stderr when it cannot be done.
 
+    When the service cannot go on although it was started rightly it is 1, also with a sentence: what restarts services
+    may try again.
+
     Args:
         arguments: The words after ``shop``; those of the process when left out.
     """
     options = _parser().parse_args(arguments)
     try:
         _run(options)
-    except (EmbeddedError, OwnerLeft, PortInUse, SettingsError) as error:
-        return _refuse(str(error))
+    except (EmbeddedError, OwnerLeft, PortInUse, SettingsError, WorkersDied) as error:
+        return _refuse(str(error), FAILURE if isinstance(error, WorkersDied) else USAGE_ERROR)
     except UserNotFound:
         return _refuse(f"no account has the e-mail address {options.email}")
     except database.Error as error:
@@ -203,6 +207,6 @@ def _say(sentence: str) -> None:
     print(f"shop: {sentence}", flush=True)
 
 
-def _refuse(sentence: str) -> int:
+def _refuse(sentence: str, status: int = USAGE_ERROR) -> int:
     print(f"shop: {sentence}", file=sys.stderr)
-    return USAGE_ERROR
+    return status

@@ -8,8 +8,11 @@ from then on its name and its values are sent.
 
 import hashlib
 import itertools
+import math
 import re
+import select
 import time
+from contextlib import nullcontext
 from typing import Any
 
 from peewee import (
@@ -29,6 +32,7 @@ from psycopg2.extras import register_default_jsonb
 
 from shop import exactjson
 from shop.settings import Settings
+from shop.stalls import Entrance, StatementWatch, WatchedConnection
 
 Row = tuple[Any, ...]
 # What `shop.app` maps to a response: whatever Peewee and the driver below it raise.
@@ -38,12 +42,16 @@ READ_ONLY_TRANSACTION = "25006"
 UNDEFINED_TABLE = "42P01"
 # What is said of a prepared statement that is gone (DISCARD ALL), or whose table has changed since.
 _OUTDATED = ("26000", "0A000")
+# What PostgreSQL rolls back for the sake of another transaction: serialization_failure, deadlock_detected.
+_ROLLED_BACK = ("40001", "40P01")
+# How often a statement is sent at most.
+_ATTEMPTS = 3
 _UUID_OID = 2950
 _UUID_AS_TEXT = new_type((_UUID_OID,), "UUID", UNICODE)
 
 
-class _Connection(connection):
-    """The driver's connection, which knows what is prepared on it.
+class _Connection(WatchedConnection):
+    """The driver's connection, which knows what is prepared on it, and whether the server has hung up.
 
     Attributes:
         prepared: For each statement the EXECUTE that runs it.
@@ -54,6 +62,13 @@ class _Connection(connection):
         super().__init__(*args, **kwargs)
         self.prepared: dict[Statement, str] = {}
         self.generation = 1
+        self._line = select.poll()
+        self._line.register(self.fileno(), select.POLLIN)
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the server has said something though nothing was asked: that it hangs up, or nearly always that."""
+        return bool(self._line.poll(0))
 
 
 class Database(PostgresqlDatabase):
@@ -65,6 +80,14 @@ class Database(PostgresqlDatabase):
 
     prepares = True
     _state: Any  # Peewee's, of the calling thread
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        # Peewee lets one thread connect at a time: where a server does not answer, each would wait for all before it.
+        # What else the lock is for, `init`, is over before there are threads.
+        self._lock = nullcontext()
+        self._entrance = Entrance()
+        self._watch = StatementWatch(math.inf, self._entrance)
 
     def init(self, database: str | None, *args: Any, **options: Any) -> None:
         """Point the object at a database, as Peewee does; every connection to it is one of ours."""
@@ -92,6 +115,8 @@ class Database(PostgresqlDatabase):
             "enable_sort": "off",
         }
         self.prepares = settings.prepared_statements
+        self._entrance = Entrance()
+        self._watch = StatementWatch(settings.statement_timeout, self._entrance)
         self.init(
             settings.database_url.get_secret_value(),
             connect_timeout=settings.connect_timeout,
@@ -103,19 +128,20 @@ class Database(PostgresqlDatabase):
     def rows(self, statement: "Statement", **values: object) -> list[Row]:
         """Run `statement` with a value for each of its slots and return its rows.
 
-        Outside a transaction it is sent once more where that is safe: a SELECT, on a new connection, when the old one
-        turns out to be lost (a write may have been done), and any statement that was refused because what had been
-        prepared is out of date.
+        Outside a transaction it is sent again, twice at most, where that is safe: a SELECT, on a new connection, when
+        the old one turns out to be lost (a write may have been done), and any statement that was refused because what
+        had been prepared is out of date, or rolled back because it was in the way of another (a deadlock).
 
         Raises:
             Error: Peewee's exception for what PostgreSQL or the driver said; see `is_outage`.
         """
         parameters = statement.bind(values)
-        try:
-            return self._run(statement, parameters)
-        except Error as error:
-            if not self._may_run_again(statement, error):
-                raise
+        for _ in range(_ATTEMPTS - 1):
+            try:
+                return self._run(statement, parameters)
+            except Error as error:
+                if not self._may_run_again(statement, error):
+                    raise
         return self._run(statement, parameters)
 
     def row(self, statement: "Statement", **values: object) -> Row | None:
@@ -142,9 +168,16 @@ class Database(PostgresqlDatabase):
         """Run a statement; whoever counts or logs statements sees it as one, with its own text."""
         started = time.perf_counter()
         try:
+            if not statement.repeatable:
+                self._leave_ended()
             with peewee_errors:
                 cursor = self.cursor()
-                cursor.execute(self._prepared(statement, cursor) if self.prepares else statement.sql, parameters)
+                conn: _Connection = cursor.connection
+                conn.waiting_since = time.perf_counter()
+                try:
+                    cursor.execute(self._prepared(statement, cursor) if self.prepares else statement.sql, parameters)
+                finally:
+                    conn.waiting_since = None
                 rows: list[Row] = cursor.fetchall() if cursor.description else []
         except Exception as error:
             self._tell_hooks(statement, parameters, started, error)
@@ -171,11 +204,31 @@ class Database(PostgresqlDatabase):
             conn.prepared.clear()
             conn.generation += 1
             return not self.in_transaction() and self.prepares
-        return not self.in_transaction() and statement.repeatable and self._is_lost()
+        if self.in_transaction():
+            return False
+        if sqlstate(error) in _ROLLED_BACK:
+            return True
+        # Not after a wait for a silent server: a second one would exceed the time limit.
+        return statement.repeatable and self._is_lost() and not self._state.conn.was_cut
 
     def _tell_hooks(self, statement: "Statement", parameters: Row, started: float, error: Exception | None) -> None:
         if self.query_hooks:
             self._notify_hooks(statement.sql, parameters, started, error)  # type: ignore[attr-defined]
+
+    def _leave_ended(self) -> None:
+        """Give up a connection that the server has ended while nobody used it, as a restart does.
+
+        A write that is sent on it would fail, and could not be sent again: it might have been done.
+        """
+        state = self._state
+        if not state.closed and not state.conn.closed and not self.in_transaction() and state.conn.has_ended:
+            self.close()
+
+    def _connect(self) -> connection:
+        with self._entrance.attempt():
+            conn: _Connection = super()._connect()  # type: ignore[misc] # Not in Peewee's stubs.
+        self._watch.add(conn)
+        return conn
 
     def _is_lost(self) -> bool:
         # psycopg2 notes a lost connection in `closed` without asking the server.

@@ -116,6 +116,12 @@ class MethodNotAllowed(ShopError):
     status, code, sentence = 405, "METHOD_NOT_ALLOWED", "This path does not answer to this method"
 
 
+class RequestTimeout(ShopError):
+    """The body did not come in time, or too slowly while others were waiting (RFC 9110, section 15.5.9)."""
+
+    status, code, sentence = 408, "REQUEST_TIMEOUT", "The body did not arrive in time"
+
+
 class EmailExists(ShopError):
     """An account with this e-mail address exists, in whatever case it is spelled."""
 

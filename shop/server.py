@@ -11,15 +11,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from multiprocessing import connection, parent_process
+from multiprocessing.sharedctypes import RawValue
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 from granian import Granian
 from granian.constants import HTTPModes, Interfaces
 from granian.log import LogLevels
+from granian.server import mp
 from pydantic import SecretStr
 
 from shop import database
+from shop.api.slow_bodies import BREAK_OFF
 from shop.app import create_app
 from shop.embedded import EmbeddedPostgres, default_home
 from shop.settings import Settings, SettingsError
@@ -30,6 +34,10 @@ GRACE = 15
 CONNECTION_LOST = (None, "57P01")
 # How often the server is told again to stop, in seconds; see `_stop_on_signal`.
 REMINDER = 0.2
+# How often somebody who drains looks whether to go on at once, in seconds.
+IMPATIENCE = 0.05
+# How long an answer gets to leave before its connection is broken off, in seconds.
+FLUSH = 0.02
 # A parameter of glibc's mallopt, from its malloc.h: the most heaps that threads share.
 M_ARENA_MAX = -8
 
@@ -43,6 +51,13 @@ class OwnerLeft(Exception):
 
     def __init__(self) -> None:
         super().__init__("the embedded database was stopped by the process that ran it; please try again")
+
+
+class WorkersDied(Exception):
+    """Worker processes died again and again, and the service has stopped; whoever runs it may start it again."""
+
+    def __init__(self) -> None:
+        super().__init__("worker processes died again and again, so the service has stopped")
 
 
 @contextmanager
@@ -103,9 +118,16 @@ def check_before_serving(settings: Settings) -> None:
 def serve(settings: Settings, *, on_ready: Callable[[str], None]) -> None:
     """Serve until SIGINT, SIGTERM or SIGHUP, then let requests in flight end. The three stay blocked afterwards.
 
+    Between the signal and the end it drains for `settings.drain_seconds`: it serves as before, but ``/readyz`` answers
+    503, and each answer closes its connection, so that clients go elsewhere before there is nobody here to connect to.
+    A second signal ends that.
+
     Args:
         settings: Complete: with database URL and secret key.
         on_ready: Called with the address as a URL once it is answered.
+
+    Raises:
+        WorkersDied: Worker processes died faster than it is any use to replace them.
     """
     server = Granian(
         "shop.app:create_app",
@@ -124,14 +146,17 @@ def serve(settings: Settings, *, on_ready: Callable[[str], None]) -> None:
     # is about to wait for, and hang. The workers inherit the blocked signals, see `_worker_app`.
     stopping = _stop_signals()
     signal.pthread_sigmask(signal.SIG_BLOCK, stopping)
-    threading.Thread(target=_stop_on_signal, args=(server, stopping), daemon=True).start()
+    draining = RawValue(ctypes.c_bool, False)  # shared with the workers
+    drain = partial(_drain, draining, settings.drain_seconds, stopping)
+    threading.Thread(target=_stop_on_signal, args=(server, stopping, drain), daemon=True).start()
     threading.Thread(target=_announce, args=(settings, on_ready), daemon=True).start()
     try:
-        server.serve(target_loader=partial(_worker_app, settings), wrap_loader=False)
-    except SystemExit:
+        server.serve(target_loader=partial(_worker_app, settings, draining), wrap_loader=False)
+    except SystemExit as ended:
         # Some process managers signal the workers too. A worker that is quicker than the server is no failure then.
-        if not server.interrupt_signal:
-            raise
+        # Otherwise one has died within seconds of replacing one that had died: granian gives up.
+        if not (server.interrupt_signal or draining.value):
+            raise WorkersDied from ended
 
 
 def _stop_signals() -> set[signal.Signals]:
@@ -140,9 +165,10 @@ def _stop_signals() -> set[signal.Signals]:
     return {signal.SIGINT, signal.SIGTERM} | (set() if ignored else {signal.SIGHUP})
 
 
-def _stop_on_signal(server: Any, stopping: set[signal.Signals]) -> None:
-    """Wait for one of the signals `stopping`, then tell the server until it is gone."""
+def _stop_on_signal(server: Any, stopping: set[signal.Signals], drain: Callable[[], None]) -> None:
+    """Wait for one of the signals `stopping`, drain, then tell the server until it is gone."""
     signal.sigwait(stopping)
+    drain()
     pause = threading.Event()
     while True:
         # When a worker ends at that moment, granian clears the event without another look at what it stood for.
@@ -150,7 +176,15 @@ def _stop_on_signal(server: Any, stopping: set[signal.Signals]) -> None:
         pause.wait(REMINDER)
 
 
-def _worker_app(settings: Settings) -> Callable[..., Any]:
+def _drain(draining: Any, seconds: int, stopping: set[signal.Signals]) -> None:
+    """Have the workers send clients away for `seconds`, or until there is another signal of `stopping`."""
+    draining.value = True
+    end, pause = monotonic() + seconds, threading.Event()
+    while monotonic() < end and not signal.sigpending() & stopping:
+        pause.wait(IMPATIENCE)
+
+
+def _worker_app(settings: Settings, draining: Any) -> Callable[..., Any]:
     """Build the application inside a worker process."""
     # Of the signals that stop the service a worker heeds SIGTERM alone, by which the server stops it: a terminal's
     # Ctrl-C goes to all processes, and a worker that gets two signals may ignore both. Until granian has set its
@@ -160,7 +194,65 @@ def _worker_app(settings: Settings) -> Callable[..., Any]:
     _share_one_heap()
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     threading.Thread(target=_stop_with_parent, daemon=True).start()
-    return create_app(settings)
+    _let_requests_be_broken_off()
+    app = create_app(settings, is_draining=lambda: bool(draining.value))
+
+    def serve(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
+        if not draining.value:
+            return app(environ, start_response)
+
+        def start_last_response(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
+            return start_response(status, [*headers, ("Connection", "close")], exc_info)
+
+        return app(environ, start_last_response)
+
+    return serve
+
+
+def _let_requests_be_broken_off() -> None:
+    """Have granian put into the WSGI environment what `shop.api.slow_bodies` needs: a way to break a request off.
+
+    Granian has what answers a request as an object beside the environment, which any thread may use. The first answer
+    counts, later ones are dropped.
+    """
+    wrap = mp._wsgi_call_wrap  # type: ignore[attr-defined] # Imported there, and called by that name.
+
+    def wrap_app(*args: Any) -> Callable[..., Any]:
+        run = wrap(*args)
+
+        def run_with_protocol(protocol: Any, scope: dict[str, Any]) -> Any:
+            scope[BREAK_OFF] = partial(_break_off, protocol)
+            return run(protocol, scope)
+
+        return run_with_protocol
+
+    mp._wsgi_call_wrap = wrap_app  # type: ignore[attr-defined, assignment]
+
+
+def _break_off(protocol: Any, status: int, headers: list[tuple[str, str]], body: bytes) -> None:
+    """Answer a request and close its connection, though its body is still being read, and will not end otherwise.
+
+    After a whole answer hyper, below granian, would wait for the rest of the body for as long as somebody reads it. An
+    answer that ends before its Content-Length it takes for a fault, and hangs up. So a line break is promised after the
+    body, and never sent.
+    """
+    protocol.response_iter(status, [*headers, ("Content-Length", str(len(body) + 1))], _Unfinished(body))
+
+
+class _Unfinished:
+    """An iterator over one piece of an answer that ends after a moment, in which the piece leaves for the client."""
+
+    def __init__(self, piece: bytes) -> None:
+        self._pieces = [piece]
+
+    def __next__(self) -> bytes:
+        if self._pieces:
+            return self._pieces.pop()
+        threading.Event().wait(FLUSH)
+        raise StopIteration
+
+    def close(self) -> None:
+        """Do nothing; granian calls it."""
 
 
 def _share_one_heap() -> None:

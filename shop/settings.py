@@ -50,6 +50,16 @@ class Settings(BaseSettings):
     workers: int = Field(2, ge=1, le=256, description="worker processes")
     threads: int = Field(8, ge=1, le=256, description="threads of each worker; each keeps one database connection")
     max_body: int = Field(1_048_576, ge=1, description="longest request body that is read, in bytes")
+    body_timeout: int = Field(
+        10, ge=1, le=600, description="longest time in which a request body has to arrive, in seconds"
+    )
+    drain_seconds: int = Field(
+        0,
+        ge=0,
+        le=600,
+        description="how long, before it stops, the service still serves but says that it is not ready, in seconds: a "
+        "load balancer needs longer than from one look at `/readyz` to the next",
+    )
     login_max_failures: int = Field(
         10, ge=0, description="failed log-ins for one account before further ones are refused unseen; 0 is no limit"
     )

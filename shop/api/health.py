@@ -1,10 +1,13 @@
 """``/livez`` and ``/readyz``, for whatever decides about restarts and traffic."""
 
+from collections.abc import Callable
+
 import falcon
 
 from shop.api import documents, responses
 from shop.api.operations import Success, operation
 from shop.database import database
+from shop.errors import ServiceUnavailable
 
 ALIVE = Success(200, "It is alive", documents.Health)
 READY = Success(200, "It is ready", documents.Health)
@@ -20,10 +23,19 @@ class Liveness:
 
 
 class Readiness:
-    """``/readyz``: requests can be served, the database included."""
+    """``/readyz``: requests can be served, the database included, and further ones are welcome.
+
+    Args:
+        is_draining: Tells whether the service is about to stop.
+    """
+
+    def __init__(self, is_draining: Callable[[], bool]) -> None:
+        self._is_draining = is_draining
 
     @operation("isReady", "Say that requests can be served", success=READY, is_public=True)
     def on_get(self, _request: falcon.Request, response: falcon.Response) -> None:
         """Say that the service is ready; without its database the answer is the 503 of any request."""
+        if self._is_draining():
+            raise ServiceUnavailable("The service is about to stop")
         database.ping()
         responses.write(response, {"status": "ready"})

@@ -111,6 +111,7 @@ def _derived_errors(body: Schema | None, others: Schema | None, is_public: bool)
     """Return the errors that follow from what an operation takes, and those of every operation."""
     derived: list[ErrorClass] = [
         errors.BadRequest,
+        errors.RequestTimeout,
         errors.PayloadTooLarge,
         errors.InternalError,
         errors.ServiceUnavailable,

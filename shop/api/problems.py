@@ -74,11 +74,18 @@ def _write(
     if "request_id" not in request.context:
         # Falcon refuses some methods before any middleware runs.
         middleware.RequestId().process_request(request, response)
+    response.status = falcon.code_to_http_status(status)
+    response.content_type = MEDIA_TYPE
+    response.data = document(status, code, sentence, request.context.request_id, faults)
+
+
+def document(
+    status: int, code: str, sentence: str, request_id: str, faults: tuple[errors.FieldError, ...] = ()
+) -> bytes:
+    """Return an error as the API shows it."""
     title = falcon.code_to_http_status(status).split(" ", 1)[1]
     problem: dict[str, object] = {"title": title, "status": status, "code": code, "error": sentence}
     if faults:
         problem["errors"] = [fault._asdict() for fault in faults]
-    problem["requestId"] = request.context.request_id
-    response.status = falcon.code_to_http_status(status)
-    response.content_type = MEDIA_TYPE
-    response.data = exactjson.dumps(problem)
+    problem["requestId"] = request_id
+    return exactjson.dumps(problem)

@@ -23,6 +23,7 @@ LAYERS = (
     {"shop.throttle"},
     {"shop.models"},
     {"shop.database"},
+    {"shop.stalls", "shop.bodies"},
     {
         "shop.migrations",
         "shop.tokens",
@@ -33,10 +34,10 @@ LAYERS = (
         "shop.exactjson",
         "shop.ids",
     },
-    {"shop.errors", "shop.embedded_supervisor"},
+    {"shop.errors", "shop.embedded_supervisor", "shop.watchdog"},
 )
 # A leaf imports nothing of ours.
-LEAVES = {"shop.errors", "shop.settings", "shop.ids", "shop.exactjson"}
+LEAVES = {"shop.errors", "shop.settings", "shop.ids", "shop.exactjson", "shop.watchdog"}
 
 
 def modules() -> dict[str, ast.Module]:
