@@ -27,7 +27,10 @@ RUNTIME = [
     "uuid-utils>=0.11",
 ]
 # Believable data: what the test factories and the demo seeding share.
-DEMO = ["mimesis>=18"]
+DEMO = [
+    "mimesis>=18",
+    "rich>=13.7",
+]
 # What the tests and the linters need on top.
 DEV = [
     *DEMO,

@@ -15,7 +15,12 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
-REQUIREMENTS = {"runtime": ["-e", str(ROOT)], "dev": ["-r", str(ROOT / "requirements-dev.txt")]}
+# Each kind has all that those before it have.
+REQUIREMENTS = {
+    "runtime": ["-e", str(ROOT)],
+    "demo": ["-e", f"{ROOT}[demo]"],
+    "dev": ["-r", str(ROOT / "requirements-dev.txt")],
+}
 DECIDING = ("setup.py", "requirements-dev.txt", "pyproject.toml")
 
 
@@ -53,7 +58,8 @@ def install(kind: str) -> None:
     command = [PYTHON, "-m", "pip", "install", "--quiet", *REQUIREMENTS[kind]]
     if subprocess.run(command, cwd=ROOT, env=environment).returncode:
         refuse("the packages could not be installed; pip's message is above")
-    for installed in ("runtime", kind):
+    kinds = list(REQUIREMENTS)
+    for installed in kinds[: kinds.index(kind) + 1]:
         note(installed).write_text(fingerprint())
 
 

@@ -39,30 +39,46 @@ class Source:
     def __init__(self) -> None:
         self.reseed("0")
 
-    def reseed(self, seed: str) -> None:
-        """Begin again from `seed`, with nothing used up."""
+    def reseed(self, seed: str, *, latest: datetime = LATEST, used: int = 0) -> None:
+        """Begin again from `seed`.
+
+        Args:
+            seed: What all values follow from.
+            latest: Everything happens within the year before it.
+            used: The last number that is used up.
+        """
         # Not for secrets: the whole point is that it can be repeated.
         self.random = random.Random(seed)  # noqa: S311
         self.person = Person(Locale.EN, seed=seed)
         self.address = Address(Locale.EN, seed=seed)
         self.food = Food(Locale.EN, seed=seed)
-        self._count = 0
+        self.latest = latest
+        self._count = used
 
     def number(self) -> int:
-        """Return 1, then 2, and so on."""
+        """Return the next number: 1, then 2, and so on."""
         self._count += 1
         return self._count
 
     def moment(self) -> datetime:
-        """Return a time within the year before `LATEST`."""
-        return LATEST - self.random.random() * YEAR
+        """Return a time within the year before `latest`."""
+        return self.latest - self.random.random() * YEAR
 
     def id_at(self, moment: datetime) -> uuid.UUID:
         """Return a UUID of version 7 (RFC 9562, section 5.7) as if made at `moment`."""
-        milliseconds = int(moment.timestamp() * 1000)
-        version_7 = 0x7 << 76 | self.random.getrandbits(12) << 64
-        variant = 0b10 << 62 | self.random.getrandbits(62)
-        return uuid.UUID(int=milliseconds << 80 | version_7 | variant)
+        return uuid.UUID(self.id_text_at(moment))
+
+    def id_text_at(self, moment: datetime) -> str:
+        """Return what `id_at` does, as text: several times as quick."""
+        time = f"{int(moment.timestamp() * 1000):012x}"
+        chance = f"{self.random.getrandbits(74):019x}"
+        variant = "89ab"[int(chance[0], 16) & 3]
+        return f"{time[:8]}-{time[8:]}-7{chance[1:4]}-{variant}{chance[4:7]}-{chance[7:]}"
+
+    def product(self) -> str:
+        """Return the name of something that a grocer sells."""
+        kinds = (self.food.fruit, self.food.vegetable, self.food.drink, self.food.spices)
+        return self.random.choice(kinds)()
 
     def price(self) -> Decimal:
         """Return an amount of money from 0.50 to 99.99."""
@@ -194,7 +210,7 @@ class OrderFactory(Factory[Order]):
         """Return a position of an order, in the API's words."""
         return {
             "productId": f"sku-{source.random.randint(1, 99999):05}",
-            "name": source.food.fruit(),
+            "name": source.product(),
             "price": source.price(),
             "quantity": source.random.randint(1, 5),
         } | overrides

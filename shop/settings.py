@@ -28,6 +28,9 @@ class Settings(BaseSettings):
     database_url: SecretStr | None = Field(
         None, description="PostgreSQL to use, `postgresql://…`; when unset, the embedded one is started"
     )
+    environment: str | None = Field(
+        None, description="what this deployment is; where it is `production`, no demo data is made"
+    )
     data_dir: Path | None = Field(
         None,
         description="where the embedded PostgreSQL keeps its data and the secret key; "

@@ -17,6 +17,7 @@ LAYERS = (
     {"shop.server", "shop.wsgi"},
     {"shop.app"},
     {"shop.api"},
+    {"shop.demo"},
     {"shop.factories"},
     {"shop.accounts", "shop.orders"},
     {"shop.throttle"},

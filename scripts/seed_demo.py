@@ -1,0 +1,308 @@
+#!/usr/bin/env python3
+"""Fills a database with believable users and orders, to try and to show the shop with.
+
+All rows come in one transaction: whatever ends it early, Ctrl-C included, leaves the database as it was. Equal numbers,
+seed and day give equal rows in an empty database; in one that has rows they are added to, and collide with nothing.
+Where what this needs is not installed, it makes the project's virtual environment first and goes on in it.
+"""
+
+import argparse
+import hashlib
+import io
+import os
+import re
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from datetime import UTC, date, datetime
+from datetime import time as time_of_day
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+IN_VENV = Path(__file__).resolve().with_name("in-venv")
+
+try:
+    import peewee
+    import psycopg2
+    from argon2 import PasswordHasher
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from shop import migrations
+    from shop.demo import ORDER_COLUMNS, USER_COLUMNS, Batch, Past
+    from shop.embedded import EmbeddedError
+    from shop.factories import PASSWORD
+    from shop.server import OwnerLeft, with_database
+    from shop.settings import Settings, SettingsError
+except ModuleNotFoundError as error:
+    if not IN_VENV.exists() or Path(sys.prefix) == IN_VENV.parents[1] / ".venv":
+        sys.exit(f"seed_demo: {error}; pip install 'shop[demo]' brings what is needed")
+    os.execv(IN_VENV, [str(IN_VENV), "demo", __file__, *sys.argv[1:]])
+
+USAGE_ERROR = 2
+MAX_USERS = 10_000_000
+MAX_ORDERS = 100_000_000
+EARLIEST = date(2000, 1, 1)
+TABLES = ("users", "orders", "login_failures")
+# Any number that nothing else in the database uses as an advisory lock; this one spells "demo".
+LOCK_KEY = 0x64656D6F
+# Bytes that are handed to the driver at a time.
+PIECE = 1024 * 1024
+# A comment on the database that begins with this word marks it.
+PRODUCTION = "production"
+# How often the plain progress has a line: each time that another tenth of the orders is there.
+STEPS = 10
+
+
+class Refused(Exception):
+    """It cannot be done, or is not to be; the text is a sentence for a person."""
+
+
+class Declined(Exception):
+    """The person who was asked did not say yes."""
+
+
+def main() -> int:
+    """Run, and return the exit status: 0, 1 when the question was not answered with yes, 2 when it cannot be done."""
+    options = _options()
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        settings = Settings.load(data_dir=options.data_dir)
+        if (settings.environment or "").strip().lower() == PRODUCTION:
+            raise Refused("SHOP_ENVIRONMENT says that this is production, where no demo data is made")
+        with with_database(settings, join=True) as complete:
+            seed_demo(complete, options)
+    except (EmbeddedError, OwnerLeft, Refused, SettingsError) as error:
+        return _refuse(str(error))
+    except (peewee.PeeweeException, psycopg2.Error) as error:
+        return _refuse(f"the database is as it was, since it refused: {' '.join(str(error).split())}")
+    except Declined:
+        print("seed_demo: the database is as it was", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("seed_demo: interrupted; the database is as it was", file=sys.stderr)
+        return 128 + signal.SIGINT
+    return 0
+
+
+def seed_demo(settings: Settings, options: argparse.Namespace) -> None:
+    """Add the rows that `options` ask for, and say who can log in.
+
+    Raises:
+        Refused: The database is marked as production, its schema is not up to date, or another run is at work on it.
+        Declined: Rows would be removed, and the person who was asked did not want that.
+        psycopg2.Error: PostgreSQL refused, or is gone.
+    """
+    url = settings.database_url.get_secret_value()
+    # Not the service's database object, whose time limit for a statement is made for requests.
+    limits = f"-c lock_timeout={settings.lock_timeout}s -c timezone=UTC"
+    connecting = {"connect_timeout": settings.connect_timeout, "application_name": "shop seed_demo", "options": limits}
+    with closing(psycopg2.connect(url, client_encoding="UTF8", **connecting)) as connection:
+        with connection.cursor() as cursor:
+            _check(cursor, url)
+            replaces = options.reset and _confirm_removal(cursor, yes=options.yes)
+            connection.rollback()
+            cursor.execute("SELECT pg_try_advisory_xact_lock(%s)", (LOCK_KEY,))
+            if not cursor.fetchone()[0]:
+                raise Refused("another run is adding demo data to this database; try again when it is done")
+            if replaces:
+                cursor.execute(f"TRUNCATE {', '.join(TABLES)}")
+            past = _past(cursor, settings, options)
+            started = time.monotonic()
+            with _progress(options.orders) as advance:
+                for batch in _made_ahead(past.batches()):
+                    _copy(cursor, batch)
+                    advance(batch.order_count)
+            # The planner knows the new rows at once.
+            cursor.execute("ANALYZE users, orders")
+        # From here on it is done, and what is said must be true.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
+        connection.commit()
+    _tell(past, options, time.monotonic() - started)
+
+
+def _check(cursor: "psycopg2.extensions.cursor", url: str) -> None:
+    """Refuse a database that is marked as production, and one without the current schema."""
+    cursor.execute("SELECT shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = current_database()")
+    (comment,) = cursor.fetchone()
+    if re.match(rf"\s*{PRODUCTION}\b", comment or "", re.IGNORECASE):
+        raise Refused("this database is marked as production by its comment, and no demo data is made there")
+    pending = [migration.name for migration in migrations.status(url) if migration.applied is None]
+    if pending:
+        raise Refused(f"the database's schema is not up to date, it lacks {', '.join(pending)}: run shop migrate first")
+
+
+def _confirm_removal(cursor: "psycopg2.extensions.cursor", *, yes: bool) -> bool:
+    """Tell whether there is something to remove, which a person has agreed to."""
+    cursor.execute("SELECT (SELECT count(*) FROM users), (SELECT count(*) FROM orders), current_database()")
+    users, orders, name = cursor.fetchone()
+    if not users or yes:
+        return True
+    what = f"all {users:,} users and {orders:,} orders in the database {name}"
+    if not sys.stdin.isatty():
+        raise Refused(f"--reset would remove {what}; without a terminal to ask on, say --yes as well")
+    try:
+        answer = input(f"Remove {what}? [y/N] ")
+    except EOFError:
+        answer = ""
+    if answer.strip().lower() not in ("y", "yes"):
+        raise Declined
+    return True
+
+
+def _past(cursor: "psycopg2.extensions.cursor", settings: Settings, options: argparse.Namespace) -> Past:
+    """Return what is to be added, made so that it meets nothing that is there."""
+    cursor.execute(r"SELECT max(substring(lower(email) FROM '\.(\d+)@example\.com$')::numeric) FROM users")
+    (used,) = cursor.fetchone()
+    hasher = PasswordHasher(
+        time_cost=settings.argon2_time_cost,
+        memory_cost=settings.argon2_memory_cost,
+        parallelism=settings.argon2_parallelism,
+    )
+    # One hash for all, because a real one each takes longer than everything else. Its salt follows from the seed:
+    # a password that is printed has nothing to hide.
+    salt = hashlib.sha256(options.seed.encode()).digest()[:16]
+    return Past(
+        users=options.users,
+        orders=options.orders,
+        seed=options.seed,
+        until=datetime.combine(options.until, time_of_day(), UTC),
+        used=int(used or 0),
+        password_hash=hasher.hash(PASSWORD, salt=salt),
+    )
+
+
+def _copy(cursor: "psycopg2.extensions.cursor", batch: Batch) -> None:
+    for table, columns, rows in (("users", USER_COLUMNS, batch.users), ("orders", ORDER_COLUMNS, batch.orders)):
+        if rows:
+            # In large pieces: for each the driver waits until the thread that makes the next batch lets it run.
+            cursor.copy_expert(f"COPY {table} ({', '.join(columns)}) FROM STDIN", io.BytesIO(rows), size=PIECE)
+
+
+def _made_ahead(batches: Iterator[Batch]) -> Iterator[Batch]:
+    """Yield the batches, each made while PostgreSQL takes in the one before: the driver lets other threads run then."""
+    with ThreadPoolExecutor(1) as maker:
+        coming = maker.submit(next, batches, None)
+        while (batch := coming.result()) is not None:
+            coming = maker.submit(next, batches, None)
+            yield batch
+
+
+@contextmanager
+def _progress(total: int) -> Iterator:
+    """Show how far it is on stderr, as a bar on a terminal and in lines elsewhere; yield what is told of new orders."""
+    console = Console(stderr=True)
+    started = time.monotonic()
+    if not console.is_terminal:
+        yield _plain_progress(total, started)
+        return
+    rate = TextColumn("{task.fields[rate]}")
+    with Progress("orders", BarColumn(), MofNCompleteColumn(), rate, TimeRemainingColumn(), console=console) as bar:
+        task = bar.add_task("", total=total, rate="")
+        done = 0
+
+        def advance(count: int) -> None:
+            nonlocal done
+            done += count
+            bar.update(task, advance=count, rate=_rate(done, started))
+
+        yield advance
+
+
+def _plain_progress(total: int, started: float):
+    done = 0
+
+    def advance(count: int) -> None:
+        nonlocal done
+        before, done = done, done + count
+        # A line at the beginning, so that one sees that it works, and then for each step.
+        if not before or before * STEPS // total != done * STEPS // total:
+            left = (time.monotonic() - started) * (total - done) / done if done else 0
+            sentence = f"{done:,} of {total:,} orders, {_rate(done, started)}, {left:.0f} s left"
+            print(f"seed_demo: {sentence}", file=sys.stderr, flush=True)
+
+    return advance
+
+
+def _rate(done: int, started: float) -> str:
+    return f"{done / (time.monotonic() - started):,.0f}/s"
+
+
+def _tell(past: Past, options: argparse.Namespace, seconds: float) -> None:
+    print(f"Added {options.users:,} users and {options.orders:,} orders in {seconds:.1f} s.")
+    print(f"Each of the users logs in with the password: {PASSWORD}")
+    for account in past.accounts:
+        print(f"  {account.email}  ({account.role}, orders: {account.orders:,})")
+
+
+def _options() -> argparse.Namespace:
+    parser = _Parser(
+        prog="seed_demo",
+        description="Fills a database with believable users and orders, in one transaction: all of them or none.",
+        epilog="The database is that of SHOP_DATABASE_URL, or else the embedded one, as for shop migrate. "
+        "Everybody's password is printed: nothing for a service that strangers can reach.",
+    )
+    parser.add_argument("--users", type=_count(1, MAX_USERS), default=1000, metavar="N", help="default: 1000")
+    parser.add_argument("--orders", type=_count(0, MAX_ORDERS), default=10_000, metavar="M", help="default: 10000")
+    parser.add_argument("--seed", type=_text, default="demo", metavar="S", help="what the values follow from")
+    parser.add_argument(
+        "--until", type=_day, default=datetime.now(UTC).date(), metavar="DATE",
+        help="everything happened in the year before this day, YYYY-MM-DD (default: today, UTC)",
+    )  # fmt: skip
+    parser.add_argument("--reset", action="store_true", help="remove all users and orders first, after asking")
+    parser.add_argument("--yes", action="store_true", help="do not ask")
+    parser.add_argument(
+        "--data-dir", type=Path, metavar="DIR", help="where the embedded PostgreSQL keeps its data (SHOP_DATA_DIR)"
+    )
+    return parser.parse_args()
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        sys.exit(_refuse(message))
+
+
+def _count(least: int, most: int):
+    def count(text: str) -> int:
+        if not re.fullmatch(r"[0-9]{1,12}", text) or not least <= int(text) <= most:
+            raise argparse.ArgumentTypeError(f"must be a whole number from {least} to {most}")
+        return int(text)
+
+    return count
+
+
+def _text(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise argparse.ArgumentTypeError("must be text") from None
+    return text
+
+
+def _day(text: str) -> date:
+    today = datetime.now(UTC).date()
+    try:
+        day = date.fromisoformat(text)
+    except ValueError:
+        day = None
+    if day is None or not EARLIEST <= day <= today:
+        raise argparse.ArgumentTypeError(f"must be a day from {EARLIEST} to {today}")
+    return day
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _refuse(sentence: str) -> int:
+    print(f"seed_demo: {sentence}", file=sys.stderr)
+    return USAGE_ERROR
+
+
+if __name__ == "__main__":
+    sys.exit(main())
