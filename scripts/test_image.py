@@ -70,8 +70,8 @@ class EngineError(Exception):
 
 
 def run(*command: str, environment: dict[str, str] | None = None, seconds: float = 120) -> subprocess.CompletedProcess:
-    """Run a command to its end. It does not see our Ctrl-C, so that what it makes is made whole, and then removed."""
-    return subprocess.run(
+    """Run a command to its end. It does not see our Ctrl-C, but is told to end then, and waited for."""
+    with subprocess.Popen(
         command,
         cwd=ROOT,
         env=os.environ | (environment or {}),
@@ -79,9 +79,15 @@ def run(*command: str, environment: dict[str, str] | None = None, seconds: float
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=seconds,
         start_new_session=True,
-    )
+    ) as process:
+        try:
+            output, _ = process.communicate(timeout=seconds)
+        except BaseException:
+            process.terminate()
+            process.communicate()
+            raise
+    return subprocess.CompletedProcess(command, process.returncode, output)
 
 
 def docker(*arguments: str, seconds: float = 120, **environment: str) -> str:
@@ -136,16 +142,24 @@ def build(tag: str, target: str) -> None:
 
 def remove_all() -> None:
     """Remove every container, network and volume of this run, those of compose included."""
-    for label in (RUN, f"com.docker.compose.project={RUN}"):
-        chosen = ("--quiet", "--filter", f"label={label}")
-        for what, listed, remove in (
-            ("container", "--all", ("rm", "--force", "--volumes")),
-            ("network", None, ("rm",)),
-            ("volume", None, ("rm",)),
-        ):
-            found = docker(what, "ls", *([listed] if listed else []), *chosen).split()
-            if found:
-                docker(what, *remove, *found)
+    # Until a look finds nothing: what was interrupted may have left the engine at work on something.
+    while sum(map(_remove, (RUN, f"com.docker.compose.project={RUN}"))):
+        pass
+
+
+def _remove(label: str) -> int:
+    """Remove what has the label, and return how much that was."""
+    count = 0
+    for what, listing, removing in (
+        ("container", ["ls", "--all"], ["rm", "--force", "--volumes"]),
+        ("network", ["ls"], ["rm"]),
+        ("volume", ["ls"], ["rm"]),
+    ):
+        found = docker(what, *listing, "--quiet", "--filter", f"label={label}").split()
+        if found:
+            docker(what, *removing, *found)
+        count += len(found)
+    return count
 
 
 # -- what it talks to --------------------------------------------------------------------------------------------------
