@@ -4,8 +4,8 @@ All containers, networks and volumes are made under a name of this run and remov
 only the images stay, as what the next build starts from. The exit status is 0 when all is well, 1 when a test failed, 2
 when there is no container engine.
 
-SHOP_BASE_IMAGE, SHOP_TEST_IMAGE and SHOP_NGINX_IMAGE name other images than the official ones; their defaults are those
-of the Dockerfile and of compose.yaml.
+Images other than the official ones are named by SHOP_BASE_IMAGE (what it is built on), SHOP_TEST_IMAGE (the PostgreSQL
+beside it), and for compose SHOP_POSTGRES_IMAGE and SHOP_NGINX_IMAGE.
 """
 
 import argparse
