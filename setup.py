@@ -29,12 +29,14 @@ RUNTIME = [
 # Believable data: what the test factories and the demo seeding share.
 DEMO = [
     "mimesis>=18",
-    "rich>=13.7",
+    "rich>=14",
 ]
 # What the tests and the linters need on top.
 DEV = [
     *DEMO,
+    "coverage>=7.10",
     "hypothesis>=6.100",
+    "Jinja2>=3.1",
     "jsonschema>=4.23",
     "openapi-spec-validator>=0.7.1",
     "legacy-cgi>=2.6; python_version >= '3.13'",  # WebTest imports the cgi module that Python 3.13 dropped.

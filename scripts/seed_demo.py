@@ -17,8 +17,6 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from datetime import UTC, date, datetime
-from datetime import time as time_of_day
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -26,6 +24,9 @@ from typing import NoReturn
 IN_VENV = Path(__file__).resolve().with_name("in-venv")
 
 try:
+    from datetime import UTC, date, datetime
+    from datetime import time as time_of_day
+
     import peewee
     import psycopg2
     from argon2 import PasswordHasher
@@ -38,7 +39,8 @@ try:
     from shop.factories import PASSWORD
     from shop.server import OwnerLeft, with_database
     from shop.settings import Settings, SettingsError
-except ModuleNotFoundError as error:
+except ImportError as error:
+    # Also of a Python that is too old, for which in-venv finds another one, or says so.
     if not IN_VENV.exists() or Path(sys.prefix) == IN_VENV.parents[1] / ".venv":
         sys.exit(f"seed_demo: {error}; pip install 'shop[demo]' brings what is needed")
     os.execv(IN_VENV, [str(IN_VENV), "demo", __file__, *sys.argv[1:]])
@@ -134,7 +136,8 @@ def _check(cursor: "psycopg2.extensions.cursor", url: str) -> None:
         raise Refused("this database is marked as production by its comment, and no demo data is made there")
     pending = [migration.name for migration in migrations.status(url) if migration.applied is None]
     if pending:
-        raise Refused(f"the database's schema is not up to date, it lacks {', '.join(pending)}: run shop migrate first")
+        lacking = ", ".join(pending)
+        raise Refused(f"the database's schema lacks {lacking}; shop migrate or scripts/serve brings it up to date")
 
 
 def _confirm_removal(cursor: "psycopg2.extensions.cursor", *, yes: bool) -> bool:

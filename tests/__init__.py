@@ -3,6 +3,8 @@
 import signal
 import warnings
 
+from tests.harness.measured_embedded_supervisor import take_its_place
+
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell starts its background jobs like that, and every process that a test starts would inherit it: Ctrl-C, which
     # some of them are there for, would do nothing.
@@ -13,3 +15,5 @@ with warnings.catch_warnings():
     # `-W error` its first import would fail, wherever that is; so it is here.
     warnings.filterwarnings("ignore", "'cgi' is deprecated", DeprecationWarning)
     import webtest  # noqa: F401
+
+take_its_place()

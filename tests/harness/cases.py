@@ -21,6 +21,8 @@ from unittest import mock
 
 import falcon
 import psycopg2
+from argon2 import PasswordHasher
+from peewee import QueryEvent
 from pydantic import SecretStr
 from webtest import TestResponse
 
@@ -31,6 +33,7 @@ from shop.models import Order, User
 from shop.settings import Settings
 from shop.tokens import Tokens
 from tests.harness.client import ApiClient, forget_exchange, last_exchange
+from tests.harness.findings import findings, spend, timed
 from tests.harness.live import Connection, LiveShop
 from tests.harness.parity import ClonedDatabase
 from tests.harness.postgres import clone, drop, run_database_url
@@ -43,6 +46,16 @@ T = TypeVar("T")
 _numbers = itertools.count(1)
 # To unittest the frames of this module are its own: a traceback ends in the test, not in an assertion's insides.
 __unittest = True
+PasswordHasher.hash = timed("hashing", PasswordHasher.hash)
+PasswordHasher.verify = timed("hashing", PasswordHasher.verify)
+
+
+def _note_statement(event: QueryEvent) -> None:
+    findings.statements += 1
+    spend("database", event.duration)
+
+
+database.query_hooks.append(_note_statement)
 
 
 @cache
@@ -60,6 +73,8 @@ def make_settings(**overrides: object) -> Settings:
         "secret_key": SecretStr(SECRET_KEY),
         "argon2_time_cost": 1,
         "argon2_memory_cost": 8,
+        # As many as a test has at once: half of them may hash.
+        "threads": 100,
     }
     with mock.patch.dict(os.environ):
         for name in [name for name in os.environ if name.startswith("SHOP_")]:
@@ -260,7 +275,7 @@ class CommittedApiTestCase(DomainTestCase):
     def setUp(self) -> None:
         super().setUp()
         self.client = _shared_client()
-        self.addCleanup(database.execute_sql, deletion())
+        self.addCleanup(timed("deletion of committed rows", database.execute_sql), deletion())
 
     def at_once(self, *calls: Callable[[], T]) -> list[T]:
         """Make all calls at the same time, each in a thread of its own, and return their results in order."""

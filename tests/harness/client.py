@@ -13,6 +13,7 @@ from shop.database import database
 from shop.models import User
 from shop.tokens import Actor, Tokens
 from tests.harness import contract
+from tests.harness.findings import spending
 
 # To unittest the frames of this module are its own: a traceback ends in the test.
 __unittest = True
@@ -111,9 +112,11 @@ class ApiClient:
         if user is not None:
             sent.setdefault("Authorization", f"Bearer {self.token(user)}")
         with _recorded(method, path) as exchange:
-            response = self._app.request(path, method=method, body=body, headers=sent, status="*")
+            with spending("requests"):
+                response = self._app.request(path, method=method, body=body, headers=sent, status="*")
             exchange.response = response
-        contract.check(method, path, response)
+        with spending("contract checks"):
+            contract.check(method, path, response)
         # Checked here and not by WebTest, so that a failure comes after the exchange has been recorded.
         if status not in ("*", response.status_int):
             raise AssertionError(f"{method} {path} was answered with {response.status}, not with {status}")

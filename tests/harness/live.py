@@ -27,6 +27,8 @@ from urllib.parse import urlsplit
 
 import psutil
 
+from tests.harness.findings import spending
+
 ROOT = Path(__file__).resolve().parents[2]
 # Nothing here takes more than a few seconds, so only a broken promise lasts this long.
 LIMIT = 30.0
@@ -108,6 +110,7 @@ class Command:
         )
 
 
+@spending("server processes")
 def run_at_once(*commands: Command) -> list[subprocess.CompletedProcess[str]]:
     """Run all commands at the same time to their ends, and return what they said, in order.
 
@@ -183,6 +186,7 @@ class LiveShop:
         assert self._process is not None, "it has not been started"
         return self._process
 
+    @spending("server processes")
     def start(self) -> Self:
         """Start it, and return when it says that it serves.
 
@@ -254,6 +258,7 @@ class LiveShop:
                 process.kill()
         until(lambda: not still_running(self._family), "the killed processes are gone")
 
+    @spending("server processes")
     def wait(self, seconds: float = LIMIT) -> int:
         """Wait until the server process has ended and its output is complete; return its exit status.
 
@@ -266,6 +271,7 @@ class LiveShop:
             reader.join(LIMIT)
         return status
 
+    @spending("server processes")
     def close(self) -> None:
         """Stop it if it still runs, kill what does not stop, and close its pipes."""
         if self._process is None:
@@ -351,9 +357,10 @@ class Connection:
         if chunked:
             sent["Transfer-Encoding"] = "chunked"
         try:
-            self._http.request(method, path, body, sent, encode_chunked=chunked)
-            with self._http.getresponse() as response:
-                return Answer(response.status, response.headers, response.read())
+            with spending("requests over TCP"):
+                self._http.request(method, path, body, sent, encode_chunked=chunked)
+                with self._http.getresponse() as response:
+                    return Answer(response.status, response.headers, response.read())
         except BaseException:
             self.close()
             raise

@@ -21,10 +21,14 @@ from multiprocessing.connection import Connection, wait
 from types import FrameType
 from typing import Any
 
+from tests.harness.findings import Findings, enter, findings
+
 # How long workers may clean up after themselves when the run is cut short, in seconds, all together.
 GRACE = 3.0
 # How long a test takes that never ran, in seconds.
 UNKNOWN = 0.1
+# Begins the name under which a result keeps how long the fixtures before a class's first test took.
+FIXTURES = "fixtures up to "
 # Of a worker that was told to end early.
 INTERRUPTED = 130
 
@@ -104,25 +108,18 @@ def spread(
     return sorted(groups.values(), key=length, reverse=True), alone
 
 
-def sandbox_cost() -> tuple[int, float]:
-    """Return how many sandboxes this process entered, and the seconds that entering and leaving them took."""
-    # Tests that need no database do not import the sandbox, and nor does this.
-    cost = getattr(sys.modules.get("tests.harness.sandbox"), "cost", None)
-    return cost() if cost else (0, 0.0)
-
-
 class Stopwatch(unittest.TestResult):
     """A result that knows how long everything took.
 
     Attributes:
         seconds: By the test's id; by a few words for the fixtures of a class and its module.
-        sandboxes: What `sandbox_cost` returned in the workers, added up.
+        findings: What this process and the workers noted.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.seconds: dict[str, float] = {}
-        self.sandboxes = (0, 0.0)
+        self.findings = findings
         self._class: type | None = None
         self.lap()
 
@@ -135,11 +132,13 @@ class Stopwatch(unittest.TestResult):
         seconds = self.lap()
         if type(test) is not self._class:
             self._class = type(test)
-            self.seconds[f"fixtures up to {classname(test)}"] = seconds
+            self.seconds[f"{FIXTURES}{classname(test)}"] = seconds
+        enter("tests")
         super().startTest(test)
 
     def stopTest(self, test: unittest.TestCase) -> None:
         super().stopTest(test)
+        enter("fixtures")
         self.seconds[test.id()] = self.lap()
 
 
@@ -203,7 +202,7 @@ class Idle:
 class Done:
     """A worker has left its last fixtures."""
 
-    sandboxes: tuple[int, float]
+    findings: Findings
 
 
 # How each list of a result is filled, other than by the plain success.
@@ -301,7 +300,7 @@ def work(connection: Connection, setup: Setup) -> None:
             warnings=setup.warnings,
             resultclass=lambda *_, **__: reporter,
         ).run(_Received(connection, reporter))
-        connection.send(Done(sandbox_cost()))
+        connection.send(Done(findings))
     except (KeyboardInterrupt, EOFError, BrokenPipeError):
         # The run was cut short, or the parent is no more. Exit handlers still drop what this process made.
         sys.exit(INTERRUPTED)
@@ -349,6 +348,10 @@ class Parallel(unittest.TestSuite):
         self._waiting = deque(groups)
         self._processes = processes
         self._setup = setup
+
+    def countTestCases(self) -> int:
+        """Return how many tests there are, here and for the workers."""
+        return super().countTestCases() + sum(map(len, self._waiting))
 
     def run(self, result: Stopwatch, debug: bool = False) -> Stopwatch:
         """Run all tests; after Ctrl-C, end the workers and return what is known by then."""
@@ -425,8 +428,8 @@ class _Worker:
                 else:
                     with contextlib.suppress(BrokenPipeError):
                         self.connection.send(None)
-            case Done((number, seconds)):
-                result.sandboxes = (result.sandboxes[0] + number, result.sandboxes[1] + seconds)
+            case Done(noted):
+                result.findings.add(noted)
                 self._done = True
         return True
 

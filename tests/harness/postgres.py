@@ -32,6 +32,8 @@ from shop.embedded import EmbeddedPostgres
 os.environ.setdefault("TC_POOLING_INTERVAL", "0.1")
 from testcontainers.community.postgres import PostgresContainer
 
+from tests.harness.measured_embedded_supervisor import unmeasured
+
 SOURCES = ("url", "container", "embedded")
 DEFAULT_IMAGE = "postgres:18-alpine"
 # Nothing here outlives the run, so nothing needs to survive a crash.
@@ -57,6 +59,12 @@ class Server:
     reason: str
     url: str
     stop: Callable[[], None]
+
+    @property
+    def described(self) -> str:
+        """Its version, where it comes from and why, in a line for a person."""
+        version = self.execute(sql.SQL("SHOW server_version"))[0][0]
+        return f"PostgreSQL {version} ({self.source}: {self.reason})"
 
     def url_of(self, name: str) -> str:
         """Return the URL of the server's database `name`."""
@@ -93,8 +101,7 @@ def server() -> Server:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
     found = _find()
     atexit.register(found.stop)
-    version = found.execute(sql.SQL("SHOW server_version"))[0][0]
-    print(f"PostgreSQL {version} ({found.source}: {found.reason})", file=sys.stderr)
+    print(found.described, file=sys.stderr)
     return found
 
 
@@ -187,5 +194,6 @@ def _container(reason: str) -> Server:
 
 def _embedded(reason: str) -> Server:
     embedded = EmbeddedPostgres.throwaway()
-    embedded.start()
+    with unmeasured():
+        embedded.start()
     return Server("embedded", reason, embedded.url, stop=embedded.stop)

@@ -22,10 +22,13 @@ import shlex
 import sys
 import unittest
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any, NoReturn
 
-from tests.harness.parallel import Parallel, Setup, Stopwatch, can_move, classname, sandbox_cost, spread
+from tests.harness import gates
+from tests.harness.measured_embedded_supervisor import unmeasured
+from tests.harness.parallel import Parallel, Setup, Stopwatch, can_move, classname, spread
 
 PROGRAM = "scripts/test"
 PASSED, FAILED, WRONG_OPTIONS, NO_TESTS, INTERRUPTED = 0, 1, 2, 5, 130
@@ -116,7 +119,10 @@ class Result(Stopwatch, unittest.TextTestResult):
     Attributes:
         verdicts: By a test's id: the verdicts on its subTests in their order, each with the name of the subTest, then
             its own.
+        expected: How many tests the run is going to have.
     """
+
+    expected = 0
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -157,29 +163,32 @@ class Result(Stopwatch, unittest.TextTestResult):
         self._note("passed" if err is None else "failed" if failed else "error", test, subtest)
 
 
-class Runner(unittest.TextTestRunner):
-    """unittest's runner with our result."""
-
-    resultclass = Result
-
-
 class Program(unittest.TestProgram):
     """unittest's command line, and what our options ask for.
 
     Args:
         own: Our options.
         arguments: Those of unittest.
+        resultclass: Takes the verdicts.
 
     Attributes:
         status: The exit status.
+        result: What the run came to; None where none came about.
+        coverage: How much of the code a run of the whole suite has run; None for other runs.
+        shortfalls: What such a run has not shown, in words.
     """
 
-    def __init__(self, own: argparse.Namespace, arguments: Sequence[str]) -> None:
+    def __init__(self, own: argparse.Namespace, arguments: Sequence[str], resultclass: type[Result] = Result) -> None:
         self.own = own
         self.status = PASSED
         self.result: Result | None = None
+        self.coverage: gates.CodeCoverage | None = None
+        self.shortfalls: list[str] = []
+        runner = type("Runner", (unittest.TextTestRunner,), {"resultclass": resultclass})
         loader = unittest.TestLoader()
-        super().__init__(None, argv=[PROGRAM, *arguments], testRunner=Runner, testLoader=loader, exit=False)
+        whole = gates.is_whole(arguments) and not (own.bisect or own.parity)
+        self._measurement = gates.Measurement() if whole else None
+        super().__init__(None, argv=[PROGRAM, *arguments], testRunner=runner, testLoader=loader, exit=False)
 
     def parseArgs(self, argv: list[str]) -> None:
         self.progName = PROGRAM  # unittest would leave out the folder.
@@ -199,6 +208,16 @@ class Program(unittest.TestProgram):
             self.status = status_of(self._run(self.test))
         if self.result is not None:
             say_cost(self.result)
+        if self._measurement is not None and self.status != INTERRUPTED:
+            self._look_back(self._measurement.end())
+
+    def _look_back(self, coverage: gates.CodeCoverage) -> None:
+        """Fail the run of the whole suite that has not shown all that it has to."""
+        self.coverage = coverage
+        self.shortfalls = gates.shortfalls(self.result.findings, coverage)
+        say(f"coverage of shop/: {coverage.percent:.1f} % of lines and branches", *self.shortfalls)
+        if self.shortfalls:
+            self.status = FAILED
 
     def _bisect(self, name: str) -> None:
         try:
@@ -215,6 +234,9 @@ class Program(unittest.TestProgram):
         # Ctrl-C always shows the results so far here, and unittest's own way to that does not know of workers.
         self.catchbreak = False
         groups, alone = spread(flatten(self.test), recall(MEMORY))
+        with unmeasured():
+            # It ends after this process, too late to say what it has run.
+            resource_tracker.ensure_running()
         suite = Parallel(groups, alone, processes, self._setup())
         result = self._run(suite)
         remember(MEMORY, result.seconds)
@@ -224,6 +246,7 @@ class Program(unittest.TestProgram):
 
     def _run(self, suite: unittest.TestSuite) -> Result:
         self.test = suite
+        Result.expected = suite.countTestCases()
         super().runTests()
         if self.own.durations is not None:
             say_slowest(self.result, self.own.durations)
@@ -395,8 +418,7 @@ def say_slowest(result: Stopwatch, number: int) -> None:
 
 def say_cost(result: Stopwatch) -> None:
     """Print what the sandbox cost, here and in the workers."""
-    here, there = sandbox_cost(), result.sandboxes
-    number, seconds = here[0] + there[0], here[1] + there[1]
+    number, seconds = result.findings.sandboxes, result.findings.spent_on("sandbox")
     if number:
         say(f"sandbox: {number} test{'s' * (number > 1)}, {1000 * seconds / number:.2f} ms each to enter and leave")
 
@@ -452,14 +474,18 @@ def cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Run the tests that `arguments` choose, as they ask; return the exit status."""
+def run(arguments: Sequence[str], resultclass: type[Result] = Result) -> Program:
+    """Run the tests that `arguments` choose, as they ask, and return what came of it.
+
+    Raises:
+        SystemExit: The arguments are wrong, or ask for help.
+    """
     own, rest = parse(arguments)
     os.environ.pop(SHUFFLE, None)
     if own.shuffle is not None:
         os.environ[SHUFFLE] = own.shuffle
-    return Program(own, rest).status
+    return Program(own, rest, resultclass)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(run(sys.argv[1:]).status)

@@ -8,7 +8,6 @@ for fails the test: see `tests.harness.guard`.
 """
 
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -17,19 +16,13 @@ from peewee import __exception_wrapper__ as peewee_errors
 from psycopg2 import Error as DriverError
 from psycopg2.extensions import TRANSACTION_STATUS_IDLE, TRANSACTION_STATUS_INERROR, connection, cursor
 
-from shop.database import Database
+from shop.database import Database, Row, Statement
+from tests.harness.findings import findings, spending
 from tests.harness.guard import INSTEAD, Guard, SandboxError
 from tests.harness.tables import delete_rows, tables_with_rows
 
 # How long a thread waits for another's transaction before the test is called deadlocked, in seconds.
 PATIENCE = 30
-
-_cost = [0, 0.0]
-
-
-def cost() -> tuple[int, float]:
-    """Return how many sandboxes this process has entered, and the seconds spent on entering and leaving them."""
-    return _cost[0], _cost[1]
 
 
 class Sandbox:
@@ -42,9 +35,9 @@ class Sandbox:
     def __init__(self, database: Database) -> None:
         self._database = database
 
+    @spending("sandbox")
     def enter(self) -> None:
         """Begin, on the calling thread's connection."""
-        started = time.perf_counter()
         database = self._database
         self._outside = database.__class__, database._state, getattr(database, "pinned", None)
         if self._outside[2] is None:
@@ -60,16 +53,15 @@ class Sandbox:
         database.pinned = _PinnedConnection(pinned, self._guard)
         # Open for this thread, as it was outside; other threads begin without a connection, there as here.
         database.connect()
-        _cost[0] += 1
-        _cost[1] += time.perf_counter() - started
+        findings.sandboxes += 1
 
+    @spending("sandbox")
     def leave(self) -> None:
         """Undo everything since `enter`, and give the database object back as it was.
 
         Raises:
             SandboxError: Something got out of the sandbox. Whatever it left is removed.
         """
-        started = time.perf_counter()
         database, guard, pinned = self._database, self._guard, self._database.pinned.connection
         guard.release()
         database.__class__, database._state, pinned_outside = self._outside
@@ -84,7 +76,6 @@ class Sandbox:
         guard.release_locks()
         if guard.is_suspicious:
             self._clean_up(pinned)
-        _cost[1] += time.perf_counter() - started
         if guard.escapes:
             raise SandboxError("\n".join(map(str, guard.escapes)))
 
@@ -133,6 +124,12 @@ class SandboxedDatabase(Database):
         """Run a statement, in a savepoint of its own when the service is in no transaction."""
         with self.pinned.statement():
             return super().execute_sql(sql, params)
+
+    def _run(self, statement: Statement, parameters: Row) -> list[Row]:
+        # Prepared by an earlier test, it goes to the server by its name, which tells the guard nothing.
+        self.pinned.guard.inspect(statement.sql)
+        with self.pinned.statement():
+            return super()._run(statement, parameters)
 
     def _connect(self) -> connection:
         return self.pinned.connection

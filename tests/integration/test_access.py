@@ -12,6 +12,7 @@ import jwt
 from shop.factories import OrderFactory, UserFactory
 from shop.models import User
 from tests.harness.cases import SECRET_KEY, ApiTestCase, make_client
+from tests.harness.findings import findings
 from tests.harness.operations import Operation, example, operations
 from tests.harness.postgres import setUpModule, tearDownModule  # noqa: F401
 
@@ -90,10 +91,15 @@ class AccessTest(ApiTestCase):
         with self.isolation.undone():
             return self.client.request(operation.method, path, body, status="*", X_Request_ID="same", **headers)
 
+    def policy(self, operation: Operation) -> tuple[object, ...] | None:
+        """Return the operation's row of the table."""
+        if str(operation) not in POLICY:
+            self.fail(f"{operation} has no row in POLICY; a new operation needs one")
+        return POLICY[str(operation)]
+
     def expected(self, operation: Operation, caller: str) -> object:
         """Return what the table has."""
-        self.assertIn(str(operation), POLICY, "a new operation needs its row in POLICY")
-        row = POLICY[str(operation)]
+        row = self.policy(operation)
         if row is None:
             return operation.declared.success.status
         return REFUSED if caller in STRANGERS else row[KNOWN.index(caller)]
@@ -105,6 +111,9 @@ class AccessTest(ApiTestCase):
                     response = self.send(operation, caller)
                     status = response.status_int
                     found = (status, response.json["code"]) if status >= 400 else status
+                    findings.access[str(operation), caller] = (
+                        " ".join(map(str, found)) if status >= 400 else str(status)
+                    )
                     self.assertEqual(self.expected(operation, caller), found)
 
     def test_the_table_has_no_operation_that_is_not_there(self):
@@ -112,8 +121,7 @@ class AccessTest(ApiTestCase):
 
     def test_what_the_table_lets_pass_without_a_token_is_declared_public(self):
         for operation in operations():
-            self.assertIn(str(operation), POLICY, "a new operation needs its row in POLICY")
-            self.assertEqual(POLICY[str(operation)] is None, operation.declared.is_public, str(operation))
+            self.assertEqual(self.policy(operation) is None, operation.declared.is_public, str(operation))
 
     def test_another_user_gets_what_everybody_gets_for_an_id_that_never_was(self):
         for operation in operations():

@@ -222,7 +222,6 @@ class ContractTest(ApiTestCase):
         )
 
     def test_what_was_never_seen_is_told(self):
-        told = contract.never_seen(set())
-        self.assertIn("placeOrder 422 IDEMPOTENCY_KEY_REUSED: documented, never seen", told)
-        self.assertIn("getUser 200 success: documented, never seen", told)
-        self.assertEqual([], contract.never_seen(set(contract.described_answers())))
+        missed = {("placeOrder", 422, "IDEMPOTENCY_KEY_REUSED"), ("getUser", 200, None)}
+        self.assertLess(missed, contract.described_answers())
+        self.assertEqual(missed, set(contract.never_seen(contract.described_answers() - missed)))

@@ -29,6 +29,7 @@ from shop.embedded import AlreadyRunning, EmbeddedError, EmbeddedPostgres, defau
 ROOT = os.name == "posix" and os.geteuid() == 0
 LINUX = sys.platform == "linux"
 LIMIT = 20.0  # seconds; nothing here takes one, so only a broken promise gets there
+SUPERVISOR = "embedded_supervisor.py"  # what the supervisor's command line has in it
 
 # A service that starts a server, says so in one line, and waits for the end of its standard input.
 SERVICE = """
@@ -100,8 +101,7 @@ def family(pid: int) -> tuple[psutil.Process, psutil.Process, list[psutil.Proces
 
     The last, because the process of the tests may have one for other modules as well.
     """
-    program = str(embedded.embedded_supervisor.__file__)
-    supervisors = [child for child in psutil.Process(pid).children() if program in child.cmdline()]
+    supervisors = [child for child in psutil.Process(pid).children() if SUPERVISOR in " ".join(child.cmdline())]
     supervisor = max(supervisors, key=psutil.Process.create_time)
     return supervisor, supervisor.children()[0], [supervisor, *supervisor.children(recursive=True)]
 

@@ -1,15 +1,76 @@
 """What HTTP asks of every path: one shape for every error, methods, sizes, media types, request ids, health."""
 
+import json
 import warnings
+from typing import Any
 from unittest import mock
 
 from peewee import InternalError, OperationalError
 
+from shop.api.middleware import OnePathEach
 from shop.database import Database
 from shop.factories import UserFactory
 from shop.models import User
 from tests.harness.cases import ApiTestCase, make_client
+from tests.harness.operations import Operation, example, operations
 from tests.harness.postgres import setUpModule, tearDownModule  # noqa: F401
+
+
+class EveryOperationTest(ApiTestCase):
+    """What may happen to any request is answered as documented by every operation; the route table lists them."""
+
+    @classmethod
+    def setUpTestData(cls):
+        cls.ada = UserFactory.create()
+
+    def send(self, operation: Operation, status: int, **request: Any):
+        """Send a valid request of `operation`, but for what `request` has, and return its answer."""
+        document = operation.declared.body and example(operation.declared.body)
+        body = {"body": json.dumps(document).encode() if document else b""} | request
+        path = operation.path(user_id=str(self.ada.id), order_id=str(self.ada.id))
+        client = body.pop("client", self.client)
+        return client.request(operation.method, path, user=self.ada, status=status, **body)
+
+    def test_a_length_that_is_no_number_is_a_400(self):
+        for operation in operations():
+            # WebTest would not send it, and the server lets none through; behind another server it may come.
+            with self.subTest(str(operation)), mock.patch("webtest.lint.check_environ"):
+                self.assertProblem(self.send(operation, 400, Content_Length="many"), 400, "BAD_REQUEST")
+
+    def test_a_body_that_is_too_long_is_a_413_also_where_none_is_expected(self):
+        client = make_client(max_body=10)
+        for operation in operations():
+            with self.subTest(str(operation)):
+                response = self.send(operation, 413, client=client, body=b'"0123456789"')
+                self.assertProblem(response, 413, "PAYLOAD_TOO_LARGE")
+
+    def test_a_body_of_another_media_type_is_a_415(self):
+        for operation in operations():
+            if operation.declared.body:
+                with self.subTest(str(operation)):
+                    response = self.send(operation, 415, content_type="text/plain")
+                    self.assertProblem(response, 415, "UNSUPPORTED_MEDIA_TYPE")
+
+    def test_an_outage_is_a_503_that_says_when_to_try_again_and_a_mistake_of_ours_is_a_500(self):
+        for failure, status, code in (
+            (OperationalError("connection refused"), 503, "SERVICE_UNAVAILABLE"),
+            (RuntimeError("a mistake"), 500, "INTERNAL_ERROR"),
+        ):
+
+            def fail(*_: object, failure: Exception = failure) -> None:
+                raise failure
+
+            # At a place that every request comes through, also those that need no database.
+            with mock.patch.object(OnePathEach, "process_request", fail):
+                client = make_client()
+            for operation in operations():
+                with self.subTest(str(operation), status=status), self.assertLogs("shop.api.problems"):
+                    response = self.send(operation, status, client=client)
+                    self.assertProblem(response, status, code)
+                    self.assertEqual("1" if status == 503 else None, response.headers.get("Retry-After"))
+
+    def test_an_asset_that_is_not_there_is_a_404(self):
+        self.assertProblem(self.client.get("/docs/nothing.js", status=404), 404, "NOT_FOUND")
 
 
 class PathAndMethodTest(ApiTestCase):

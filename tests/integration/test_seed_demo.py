@@ -230,7 +230,9 @@ class RefusalTest(SeedTestCase):
         server().execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
         self.addCleanup(drop, name)
         said = run(SHOP_DATABASE_URL=server().url_of(name))
-        self.assertRefused(r"the database's schema is not up to date, it lacks 0001_.*: run shop migrate first", said)
+        self.assertRefused(
+            "the database's schema lacks 0001_.*; shop migrate or scripts/serve brings it up to date", said
+        )
 
     def test_a_database_that_is_not_there_is_told_in_a_sentence(self):
         self.assertRefused("the database .* refused.*", run(SHOP_DATABASE_URL=server().url_of("no_such_database")))

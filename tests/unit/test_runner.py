@@ -8,8 +8,8 @@ import signal
 import subprocess
 import sys
 import tempfile
-import types
 import unittest
+from collections import Counter
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -17,6 +17,7 @@ from unittest import mock
 import psutil
 
 from tests.harness import runner
+from tests.harness.findings import Findings
 from tests.harness.parallel import spread
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -451,9 +452,9 @@ class CommandLineTest(unittest.TestCase):
         self.assertEqual(runner.NO_TESTS, run("-k", "no_such_test", "test_fine").returncode)
 
     def test_the_cost_of_the_sandbox_is_printed_with_that_of_the_workers(self):
-        harness = types.SimpleNamespace(cost=lambda: (3, 0.002))
         result = runner.Result(mock.Mock(), descriptions=False, verbosity=0)
-        result.sandboxes = (1, 0.002)
-        with mock.patch.dict(sys.modules, {"tests.harness.sandbox": harness}), mock.patch.object(runner, "say") as say:
+        result.findings = Findings(sandboxes=3, seconds=Counter({("tests", "sandbox"): 0.002}))
+        result.findings.add(Findings(sandboxes=1, seconds=Counter({("fixtures", "sandbox"): 0.002})))
+        with mock.patch.object(runner, "say") as say:
             runner.say_cost(result)
         say.assert_called_once_with("sandbox: 4 tests, 1.00 ms each to enter and leave")

@@ -1,0 +1,102 @@
+"""What a process of the run notes beside verdicts, for the parent to add up: answers got, callers tried, time spent.
+
+The harness notes things here as the tests run; a worker sends its notes to the parent at its end. What is made of them
+is for `tests.harness.gates` (what a whole run must show) and `tests.harness.report`.
+"""
+
+import functools
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import ParamSpec, TypeVar
+
+# An answer of an operation: its id, the status, and the code of an error (None for a success).
+Answer = tuple[str, int, str | None]
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+@dataclass
+class Findings:
+    """Notes that can be added up.
+
+    Attributes:
+        answers: Every answer of the API that a test got, and how often.
+        raced: The ids of the operations of which a test sent several requests at the same moment.
+        access: What each caller of the access matrix got: by operation ("GET /orders/{order_id}") and caller.
+        sandboxes: How many sandboxes were entered.
+        statements: How many statements the service sent to its database, in the processes of the tests.
+        seconds: Time spent, by phase (``tests`` or ``fixtures``) and by what it was spent on; each second once.
+    """
+
+    answers: Counter[Answer] = field(default_factory=Counter)
+    raced: set[str] = field(default_factory=set)
+    access: dict[tuple[str, str], str] = field(default_factory=dict)
+    sandboxes: int = 0
+    statements: int = 0
+    seconds: Counter[tuple[str, str]] = field(default_factory=Counter)
+
+    def add(self, others: "Findings") -> None:
+        """Add the notes of another process."""
+        self.answers += others.answers
+        self.raced |= others.raced
+        self.access |= others.access
+        self.sandboxes += others.sandboxes
+        self.statements += others.statements
+        self.seconds += others.seconds
+
+    def spent_on(self, kind: str) -> float:
+        """Return the seconds spent on something, in tests and in fixtures."""
+        return sum(seconds for (_, each), seconds in self.seconds.items() if each == kind)
+
+
+findings = Findings()
+phase = "fixtures"  # until the first test begins
+# What the main thread is spending its time on, innermost last; of each, the seconds that others within it have taken.
+_within: list[float] = []
+
+
+def enter(new_phase: str) -> None:
+    """Say whether a test runs from now on, or fixtures."""
+    global phase  # noqa: PLW0603 - one test runs at a time in a process.
+    phase = new_phase
+
+
+def spend(kind: str, seconds: float) -> None:
+    """Note that the main thread has just spent time on something, so that whatever it is within does not count it."""
+    if threading.current_thread() is threading.main_thread():
+        findings.seconds[phase, kind] += seconds
+        if _within:
+            _within[-1] += seconds
+
+
+@contextmanager
+def spending(kind: str) -> Iterator[None]:
+    """Note the time of the block, without what is noted within it. Threads beside the main one are not timed."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    started = time.perf_counter()
+    _within.append(0.0)
+    try:
+        yield
+    finally:
+        inner = _within.pop()
+        seconds = time.perf_counter() - started
+        findings.seconds[phase, kind] += seconds - inner
+        if _within:
+            _within[-1] += seconds
+
+
+def timed(kind: str, function: Callable[P, T]) -> Callable[P, T]:
+    """Return `function` with the time of its calls noted."""
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        with spending(kind):
+            return function(*args, **kwargs)
+
+    return call

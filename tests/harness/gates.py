@@ -1,0 +1,116 @@
+"""What a run of the whole suite has to show beside green tests: every documented answer seen, and the code covered.
+
+Both come from the ordinary run: answers are noted by the contract check (`tests.harness.contract`), lines and branches
+by coverage.py, in this process and in all that it starts.
+"""
+
+import atexit
+import json
+import shutil
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from coverage import Coverage
+
+from tests.harness.findings import Findings
+from tests.harness.measured_embedded_supervisor import take_its_place
+
+ROOT = Path(__file__).resolve().parents[2]
+# The least share of the lines and branches of `shop/` that the whole suite runs, in percent.
+LEAST = 95.0
+
+
+@dataclass(frozen=True)
+class File:
+    """How much of a file was run.
+
+    Attributes:
+        name: Its path below the project.
+        percent: Share of its lines and branches that were run.
+        missing: What was not: lines as "7" or "7-9", branches as "7->12" or "7->exit".
+    """
+
+    name: str
+    percent: float
+    missing: Sequence[str]
+
+
+@dataclass(frozen=True)
+class CodeCoverage:
+    """How much of `shop/` was run: in percent of its lines and branches together, and by file."""
+
+    percent: float
+    lines: int
+    branches: int
+    files: Sequence[File]
+
+
+class Measurement:
+    """The measurement of a run; begun before anything of `shop` is imported."""
+
+    def __init__(self) -> None:
+        folder = Path(tempfile.mkdtemp(prefix="shop-coverage-"))
+        atexit.register(shutil.rmtree, folder)
+        self._data = folder / "data"
+        self._coverage = Coverage(config_file=str(ROOT / "pyproject.toml"), data_file=str(self._data))
+        self._coverage.start()
+        take_its_place()
+
+    def end(self) -> CodeCoverage:
+        """Return what all processes together have run."""
+        self._coverage.stop()
+        self._coverage.save()
+        self._coverage.combine()
+        summary = self._data.with_name("summary.json")
+        self._coverage.json_report(outfile=str(summary))
+        found = json.loads(summary.read_text())
+        files = [
+            File(name, each["summary"]["percent_covered"], _missing(each["missing_lines"], each["missing_branches"]))
+            for name, each in sorted(found["files"].items())
+        ]
+        totals = found["totals"]
+        return CodeCoverage(totals["percent_covered"], totals["num_statements"], totals["num_branches"], files)
+
+
+def shortfalls(findings: Findings, code: CodeCoverage) -> list[str]:
+    """Return, in words, what a run of the whole suite should have shown and has not."""
+    short = [
+        f"{operation} {status} {code or 'success'}: documented, never seen"
+        for operation, status, code in never_seen(findings)
+    ]
+    if code.percent < LEAST:
+        worst = sorted(code.files, key=lambda file: -len(file.missing))[:5]
+        short.append(f"{code.percent:.1f} % of the lines and branches of shop/ were run, and {LEAST:.0f} % have to be")
+        short += [f"  {file.name}: not run {', '.join(file.missing)}" for file in worst]
+    return short
+
+
+def never_seen(findings: Findings) -> list[tuple[str, int, str | None]]:
+    """Return the documented answers that no test got, without those that have a reason not to be seen."""
+    # The contract needs the application, whose import has to be measured.
+    from tests.harness import contract  # noqa: PLC0415
+
+    return contract.never_seen(findings.answers.keys())
+
+
+def _missing(lines: Sequence[int], branches: Sequence[tuple[int, int]]) -> list[str]:
+    """Return lines as ranges, and the branches that begin in other lines, in their order."""
+    ranges: list[list[int]] = []
+    for line in lines:
+        if ranges and line == ranges[-1][1] + 1:
+            ranges[-1][1] = line
+        else:
+            ranges.append([line, line])
+    found = [(first, f"{first}-{last}" if last > first else str(first)) for first, last in ranges]
+    found += [
+        (start, f"{start}->{end if end > 0 else 'exit'}") for start, end in branches if not {start, end} & set(lines)
+    ]
+    return [text for _, text in sorted(found)]
+
+
+def is_whole(arguments: Sequence[str]) -> bool:
+    """Tell whether unittest, given these arguments here, runs all tests of the project: none named, none left out."""
+    names = [word for word in arguments if not word.startswith("-") or word.startswith("-k")]
+    return not names and Path.cwd() == ROOT and not {"-h", "--help", "--"} & set(arguments)

@@ -1,0 +1,37 @@
+"""Takes the place of the embedded database's supervisor while a run is measured, so that its lines are measured too.
+
+`shop.embedded` runs the supervisor with `python -I -S`: without site-packages, and so without coverage.py. Run in its
+place, this file brings site-packages back, with which coverage.py starts itself, and becomes the supervisor.
+"""
+
+import os
+import runpy
+import site
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+SWITCH = "COVERAGE_PROCESS_CONFIG"  # in the environment of processes that coverage.py is to measure
+
+
+def take_its_place() -> None:
+    """Have `shop.embedded` in this process run this file, if the process is measured."""
+    if SWITCH in os.environ:
+        from shop import embedded_supervisor  # noqa: PLC0415 - not before the measurement has begun
+
+        embedded_supervisor.__file__ = __file__
+
+
+@contextmanager
+def unmeasured() -> Iterator[None]:
+    """Leave out processes that start in the block: what outlives the measurement would have nowhere to write to."""
+    switch = os.environ.pop(SWITCH, None)
+    try:
+        yield
+    finally:
+        if switch is not None:
+            os.environ[SWITCH] = switch
+
+
+if __name__ == "__main__":
+    site.main()
+    runpy.run_module("shop.embedded_supervisor", run_name="__main__", alter_sys=True)

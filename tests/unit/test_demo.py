@@ -1,0 +1,56 @@
+"""`shop.demo`: what can be said of a past without a database."""
+
+import unittest
+from datetime import UTC, datetime
+from unittest import mock
+
+from shop import demo
+from shop.demo import ORDER_COLUMNS, USER_COLUMNS, Past
+
+UNTIL = datetime(2025, 6, 1, tzinfo=UTC)
+
+
+def rows(**overrides):
+    """Return the users and the orders of a past, as lists of values."""
+    arguments = {"users": 7, "orders": 80, "seed": "unit", "until": UNTIL, "used": 0, "password_hash": "hash"}
+    batches = list(Past(**(arguments | overrides)).batches())
+    texts = [b"".join(batch.users for batch in batches), b"".join(batch.orders for batch in batches)]
+    return [[line.split("\t") for line in text.decode().splitlines()] for text in texts]
+
+
+class PastTest(unittest.TestCase):
+    """Rows as they go to PostgreSQL."""
+
+    def test_there_are_as_many_as_were_asked_for_in_batches_of_any_size(self):
+        whole = rows()
+        self.assertEqual([7, 80], [len(table) for table in whole])
+        for size in (1, 3, 80):
+            with self.subTest(size=size), mock.patch.object(demo, "BATCH", size):
+                self.assertEqual(whole, rows())
+
+    def test_any_numbers_go_together(self):
+        for users, orders in ((1, 0), (1, 9), (2, 1), (250, 99)):
+            with self.subTest(users=users, orders=orders):
+                self.assertEqual([users, orders], [len(table) for table in rows(users=users, orders=orders)])
+
+    def test_the_first_user_has_the_most_orders_and_the_second_is_staff(self):
+        past = Past(users=300, orders=3000, seed="unit", until=UNTIL, used=0, password_hash="hash")
+        batches = list(past.batches())
+        self.assertEqual(["customer", "staff", "customer"], [account.role for account in past.accounts])
+        owners = [line.partition(b"\t")[0] for batch in batches for line in batch.orders.splitlines()]
+        first = batches[0].users.partition(b"\t")[0]
+        self.assertEqual(max(map(owners.count, set(owners))), owners.count(first))
+        self.assertEqual(past.accounts[0].orders, owners.count(first))
+
+    def test_what_was_there_before_changes_every_id_and_address(self):
+        for table, later in zip(rows(), rows(used=7), strict=True):
+            for column in (0, 1, 2) if len(table[0]) == len(USER_COLUMNS) else (0, 1):
+                self.assertEqual(set(), {row[column] for row in table} & {row[column] for row in later})
+
+    def test_every_row_has_all_its_columns(self):
+        users, orders = rows()
+        self.assertEqual({len(USER_COLUMNS)}, {len(row) for row in users})
+        self.assertEqual({len(ORDER_COLUMNS)}, {len(row) for row in orders})
+
+    def test_what_would_end_a_value_is_escaped(self):
+        self.assertEqual("a\\\\b\\tc\\nd\\re", demo._escaped("a\\b\tc\nd\re"))
