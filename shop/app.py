@@ -66,6 +66,8 @@ def make_parts(settings: Settings, clock: Callable[[], datetime] = utc_now) -> P
         time_cost=settings.argon2_time_cost,
         memory_cost=settings.argon2_memory_cost,
         parallelism=settings.argon2_parallelism,
+        # Half of the threads at most: the others answer what needs no hash.
+        places=max(1, settings.threads // 2),
     )
     throttle = Throttle(max_failures=settings.login_max_failures, window=settings.login_window)
     tokens = Tokens(*keys, lifetime=settings.token_ttl, clock=clock)
@@ -74,7 +76,6 @@ def make_parts(settings: Settings, clock: Callable[[], datetime] = utc_now) -> P
 
 def make_routes(parts: Parts) -> dict[str, object]:
     """Return the route table: every URL template with the resource that answers there."""
-    description = docs.Description()
     routes: dict[str, object] = {
         "/users": users.UserCollection(parts.passwords, parts.clock),
         "/users/login": users.Login(parts.passwords, parts.throttle, parts.tokens, parts.clock),
@@ -84,11 +85,10 @@ def make_routes(parts: Parts) -> dict[str, object]:
         "/orders/{order_id}": orders.OrderItem(),
         "/livez": health.Liveness(),
         "/readyz": health.Readiness(),
-        "/openapi.json": description,
+        "/openapi.json": docs.Description(lambda: describe(routes)),
         "/docs": docs.Page(),
         "/docs/{asset}": docs.Asset(),
     }
-    description.publish(describe(routes))
     for resource in routes.values():
         _answer_head(resource)
     return routes

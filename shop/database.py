@@ -1,10 +1,15 @@
-"""The database: one connection a thread, and statements that are compiled once.
+"""The database: one connection a thread, and statements that are compiled once here and prepared once there.
 
 Peewee keeps a connection for each thread. Here it is opened at first use and stays open, because a connection for
 each request, or a pool that probes at each check-out, costs more than most of our statements do. A connection
-found broken is replaced at the next use.
+found broken is replaced at the next use. On each connection PostgreSQL parses and plans a statement once (PREPARE);
+from then on its name and its values are sent.
 """
 
+import hashlib
+import itertools
+import re
+import time
 from typing import Any
 
 from peewee import (
@@ -18,7 +23,8 @@ from peewee import (
     Query,
     Select,
 )
-from psycopg2.extensions import connection, new_type, register_type
+from peewee import __exception_wrapper__ as peewee_errors  # type: ignore[attr-defined] # Not in its stubs.
+from psycopg2.extensions import UNICODE, connection, new_type, register_type
 from psycopg2.extras import register_default_jsonb
 
 from shop import exactjson
@@ -30,12 +36,39 @@ Error = PeeweeException
 FOREIGN_KEY_VIOLATION = "23503"
 READ_ONLY_TRANSACTION = "25006"
 UNDEFINED_TABLE = "42P01"
+# What is said of a prepared statement that is gone (DISCARD ALL), or whose table has changed since.
+_OUTDATED = ("26000", "0A000")
 _UUID_OID = 2950
-_UUID_AS_TEXT = new_type((_UUID_OID,), "UUID", lambda text, _cursor: text)
+_UUID_AS_TEXT = new_type((_UUID_OID,), "UUID", UNICODE)
+
+
+class _Connection(connection):
+    """The driver's connection, which knows what is prepared on it.
+
+    Attributes:
+        prepared: For each statement the EXECUTE that runs it.
+        generation: Part of the names, so that what is prepared anew does not meet what it replaces.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.prepared: dict[Statement, str] = {}
+        self.generation = 1
 
 
 class Database(PostgresqlDatabase):
-    """Peewee's PostgreSQL database, with connections that live as long as their threads."""
+    """Peewee's PostgreSQL database, with connections that live as long as their threads.
+
+    Attributes:
+        prepares: Whether statements are prepared on the server.
+    """
+
+    prepares = True
+    _state: Any  # Peewee's, of the calling thread
+
+    def init(self, database: str | None, *args: Any, **options: Any) -> None:
+        """Point the object at a database, as Peewee does; every connection to it is one of ours."""
+        super().init(database, *args, **{"connection_factory": _Connection} | options)
 
     def configure(self, settings: Settings) -> None:
         """Say where the database is; nothing is connected yet.
@@ -50,10 +83,15 @@ class Database(PostgresqlDatabase):
             "statement_timeout": f"{settings.statement_timeout}s",
             "lock_timeout": f"{settings.lock_timeout}s",
             "timezone": "UTC",
+            # A prepared statement is planned once, without a look at its values: all of ours go by an index whatever
+            # they are. Also while a table is still small and reading all of it would be cheaper: the plan is kept.
+            "plan_cache_mode": "force_generic_plan",
+            "enable_seqscan": "off",
             # A page comes from the order of an index, and ends with it. Left the choice, PostgreSQL reads and sorts the
             # whole history for each page of a status that it thinks few orders have.
             "enable_sort": "off",
         }
+        self.prepares = settings.prepared_statements
         self.init(
             settings.database_url.get_secret_value(),
             connect_timeout=settings.connect_timeout,
@@ -65,19 +103,20 @@ class Database(PostgresqlDatabase):
     def rows(self, statement: "Statement", **values: object) -> list[Row]:
         """Run `statement` with a value for each of its slots and return its rows.
 
-        A SELECT outside a transaction is sent once more on a new connection when the old one turns out to be
-        lost. A write is not: it may have been done.
+        Outside a transaction it is sent once more where that is safe: a SELECT, on a new connection, when the old one
+        turns out to be lost (a write may have been done), and any statement that was refused because what had been
+        prepared is out of date.
 
         Raises:
             Error: Peewee's exception for what PostgreSQL or the driver said; see `is_outage`.
         """
         parameters = statement.bind(values)
         try:
-            return self._fetch(statement.sql, parameters)
-        except (OperationalError, InterfaceError):
-            if self.in_transaction() or not (statement.repeatable and self._is_lost()):
+            return self._run(statement, parameters)
+        except Error as error:
+            if not self._may_run_again(statement, error):
                 raise
-            return self._fetch(statement.sql, parameters)
+        return self._run(statement, parameters)
 
     def row(self, statement: "Statement", **values: object) -> Row | None:
         """Run `statement` as `rows` does and return its first row, or None when it has none."""
@@ -90,7 +129,7 @@ class Database(PostgresqlDatabase):
         Raises:
             Error: There is none.
         """
-        self.rows(Statement(Select(columns=[SQL("1")])))
+        self.rows(_PING)
 
     def cursor(self, named_cursor: str | None = None) -> Any:
         """Return a cursor, on a new connection where the thread's old one was lost."""
@@ -99,14 +138,49 @@ class Database(PostgresqlDatabase):
         # Peewee's stubs give this method no types.
         return super().cursor(named_cursor)  # type: ignore[no-untyped-call]
 
-    def _fetch(self, sql: str, parameters: Row) -> list[Row]:
-        cursor = self.execute_sql(sql, parameters)
-        rows: list[Row] = cursor.fetchall() if cursor.description else []
+    def _run(self, statement: "Statement", parameters: Row) -> list[Row]:
+        """Run a statement; whoever counts or logs statements sees it as one, with its own text."""
+        started = time.perf_counter()
+        try:
+            with peewee_errors:
+                cursor = self.cursor()
+                cursor.execute(self._prepared(statement, cursor) if self.prepares else statement.sql, parameters)
+                rows: list[Row] = cursor.fetchall() if cursor.description else []
+        except Exception as error:
+            self._tell_hooks(statement, parameters, started, error)
+            raise
+        self._tell_hooks(statement, parameters, started, None)
         return rows
+
+    def _prepared(self, statement: "Statement", cursor: Any) -> str:
+        """Return the EXECUTE of a statement, which is prepared first where this connection does not know it."""
+        conn: _Connection = cursor.connection
+        execute = conn.prepared.get(statement)
+        if execute is None:
+            name = f"{statement.name}_{conn.generation}"
+            cursor.execute(f"PREPARE {name} AS {statement.numbered}")
+            # It stays, also when the transaction around it is rolled back.
+            execute = conn.prepared[statement] = f"EXECUTE {name}{statement.arguments}"
+        return execute
+
+    def _may_run_again(self, statement: "Statement", error: PeeweeException) -> bool:
+        """Tell whether a statement that failed was not done, and may succeed now."""
+        if sqlstate(error) in _OUTDATED and not self.is_closed():
+            # Also inside a transaction, for the statements after it.
+            conn: _Connection = self.connection()
+            conn.prepared.clear()
+            conn.generation += 1
+            return not self.in_transaction() and self.prepares
+        return not self.in_transaction() and statement.repeatable and self._is_lost()
+
+    def _tell_hooks(self, statement: "Statement", parameters: Row, started: float, error: Exception | None) -> None:
+        if self.query_hooks:
+            self._notify_hooks(statement.sql, parameters, started, error)  # type: ignore[attr-defined]
 
     def _is_lost(self) -> bool:
         # psycopg2 notes a lost connection in `closed` without asking the server.
-        return not self.is_closed() and bool(self.connection().closed)
+        state = self._state
+        return not state.closed and bool(state.conn.closed)
 
     def _initialize_connection(self, conn: connection) -> None:
         # psycopg2 would read numbers inside JSONB as floats; money stays exact. Ids travel as text, which they are
@@ -149,6 +223,11 @@ class Statement:
     def __init__(self, query: Query) -> None:
         self.sql, self._values = database.get_sql_context().sql(query).query()
         self.repeatable = isinstance(query, Select)
+        # Behind a pooler that mixes up connections a name must at least never stand for another statement.
+        self.name = f"shop_{hashlib.sha256(self.sql.encode()).hexdigest()[:16]}"
+        numbers = itertools.count(1)
+        self.numbered = re.sub("%[s%]", lambda mark: f"${next(numbers)}" if mark[0] == "%s" else "%", self.sql)
+        self.arguments = f" ({', '.join(['%s'] * len(self._values))})" if self._values else ""
 
     def bind(self, given: dict[str, object]) -> Row:
         """Return the parameters in the order of the SQL.
@@ -177,3 +256,4 @@ def is_outage(error: Error) -> bool:
 # Peewee binds models to a database when they are defined, so there is one object for the process; `configure` points
 # it at a server. Threads share the object, never a connection.
 database = Database(None)
+_PING = Statement(Select(columns=[SQL("1")]))

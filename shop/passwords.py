@@ -1,31 +1,52 @@
-"""Password hashes: Argon2id with the parameters that OWASP recommends, one hash at a time."""
+"""Password hashes: Argon2id with the parameters that OWASP recommends, one hash at a time, and few that wait."""
 
 import threading
 import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from argon2 import PasswordHasher, Type
 from argon2.exceptions import InvalidHashError, VerificationError
+
+from shop.errors import ServiceUnavailable
 
 
 class Passwords:
     """Hashes and verifies passwords.
 
     One Argon2 runs at a time in a process: it fills a core and its memory by design, and without a limit a storm of
-    log-ins would leave nothing for other requests.
+    log-ins would leave nothing for other requests. For the same reason few requests may wait for it: each has a thread
+    of the server, and the threads that are left answer everything else.
 
     Args:
         time_cost: Passes over the memory.
         memory_cost: Memory of one hash, in KiB.
         parallelism: Lanes.
+        places: How many requests may be at hashing at a time, the one that hashes and those that wait.
     """
 
-    def __init__(self, *, time_cost: int, memory_cost: int, parallelism: int) -> None:
+    def __init__(self, *, time_cost: int, memory_cost: int, parallelism: int, places: int) -> None:
         self._argon2 = PasswordHasher(
             time_cost=time_cost, memory_cost=memory_cost, parallelism=parallelism, type=Type.ID
         )
         self._one_at_a_time = threading.Lock()
+        self._places = threading.BoundedSemaphore(places)
         # Verified in place of the hash that an unknown account does not have.
         self._nobodys_hash = self.hash("nobody's password")
+
+    @contextmanager
+    def place(self) -> Iterator[None]:
+        """Hold a place for a request that is going to hash or verify, from before its first statement on.
+
+        Raises:
+            ServiceUnavailable: There is none. That is said at once, before the request has cost anything.
+        """
+        if not self._places.acquire(blocking=False):
+            raise ServiceUnavailable("Too many log-ins and registrations at the moment")
+        try:
+            yield
+        finally:
+            self._places.release()
 
     def hash(self, password: str) -> str:
         """Return the encoded hash of `password`, with a new salt and the current parameters."""

@@ -1,5 +1,6 @@
 """Running the service: the database it starts when it is given none, and the worker processes."""
 
+import ctypes
 import logging
 import os
 import secrets
@@ -29,6 +30,8 @@ GRACE = 15
 CONNECTION_LOST = (None, "57P01")
 # How often the server is told again to stop, in seconds; see `_stop_on_signal`.
 REMINDER = 0.2
+# A parameter of glibc's mallopt, from its malloc.h: the most heaps that threads share.
+M_ARENA_MAX = -8
 
 
 class PortInUse(Exception):
@@ -154,9 +157,21 @@ def _worker_app(settings: Settings) -> Callable[..., Any]:
     # handler there is nothing in flight, and the one inherited from the server would swallow the signal.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+    _share_one_heap()
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     threading.Thread(target=_stop_with_parent, daemon=True).start()
     return create_app(settings)
+
+
+def _share_one_heap() -> None:
+    """Let all threads of this worker allocate from one heap, where the C library is glibc.
+
+    It gives each thread a heap of its own, and each would keep the memory of the last password that was hashed in it:
+    after a storm of log-ins a worker had 176 MB instead of 37 MB.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(M_ARENA_MAX, 1)
 
 
 def _stop_with_parent() -> None:

@@ -62,6 +62,11 @@ class Settings(BaseSettings):
     connect_timeout: int = Field(5, ge=2, description="longest wait for a database connection, in seconds")
     statement_timeout: int = Field(10, ge=1, description="longest run of one SQL statement, in seconds")
     lock_timeout: int = Field(5, ge=1, description="longest wait for a row or table lock, in seconds")
+    prepared_statements: bool = Field(
+        True,
+        description="whether statements are prepared on the server, once a connection; `0` behind PgBouncer in "
+        "transaction mode, which loses them",
+    )
 
     @field_validator("database_url")
     @classmethod

@@ -1,7 +1,8 @@
 """``/openapi.json``, ``/docs`` and what the page is made of: the API describes itself, without a network."""
 
 import gzip
-from functools import cache
+from collections.abc import Callable
+from functools import cache, cached_property
 from importlib import resources
 from typing import Any
 
@@ -28,14 +29,19 @@ ASSET = Success(200, "The script or style sheet", None, media_types=("text/javas
 
 
 class Description:
-    """``/openapi.json``"""
+    """``/openapi.json``
 
-    def __init__(self) -> None:
-        self._text = b""
+    Args:
+        describe: Returns the description. It is made for the first who asks: making it takes a good part of a start,
+            and most processes are never asked.
+    """
 
-    def publish(self, description: dict[str, Any]) -> None:
-        """Set what is answered; it describes this resource among others, so it comes after all are made."""
-        self._text = exactjson.dumps(description)
+    def __init__(self, describe: Callable[[], dict[str, Any]]) -> None:
+        self._describe = describe
+
+    @cached_property
+    def _text(self) -> bytes:
+        return exactjson.dumps(self._describe())
 
     @operation("describeApi", "Return this description", success=DESCRIPTION, is_public=True)
     def on_get(self, _request: falcon.Request, response: falcon.Response) -> None:

@@ -21,7 +21,8 @@ Status = Annotated[str, WithJsonSchema({"type": "string", "enum": list(STATUSES)
 class Document(BaseModel):
     """An answer: camelCase outside; it has the fields it names, and no others."""
 
-    model_config = ConfigDict(alias_generator=to_camel, extra="forbid")
+    # Serving does without these models, so they are built when somebody looks at them.
+    model_config = ConfigDict(alias_generator=to_camel, extra="forbid", defer_build=True)
 
 
 class User(Document):

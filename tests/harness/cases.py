@@ -73,6 +73,8 @@ def make_settings(**overrides: object) -> Settings:
         "secret_key": SecretStr(SECRET_KEY),
         "argon2_time_cost": 1,
         "argon2_memory_cost": 8,
+        # As many as a test has at once: half of them may hash.
+        "threads": 100,
     }
     with mock.patch.dict(os.environ):
         for name in [name for name in os.environ if name.startswith("SHOP_")]:

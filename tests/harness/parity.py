@@ -30,11 +30,12 @@ class ClonedDatabase:
         """Make the clone and point the database object at it."""
         self._outside = self._database.database
         self._database.close()
-        self._database.init(clone(self.name, self._template))
+        # With the limits and settings that the service's connections have, as everywhere.
+        self._database.init(clone(self.name, self._template), **self._database.connect_params)
 
     def leave(self) -> None:
         """Point the database object back and drop the clone, whoever is connected to it."""
-        self._database.init(self._outside)
+        self._database.init(self._outside, **self._database.connect_params)
         drop(self.name)
 
     @contextmanager

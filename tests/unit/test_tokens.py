@@ -1,12 +1,13 @@
 """`shop.tokens` and `shop.passwords`: what verifies, what does not, and the work that it takes."""
 
 import unittest
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from unittest import mock
 
 import jwt
 
-from shop.errors import InvalidToken
+from shop.errors import InvalidToken, ServiceUnavailable
 from shop.passwords import Passwords
 from shop.tokens import Actor, Tokens
 
@@ -56,11 +57,70 @@ class TokensTest(unittest.TestCase):
                 tokens().verify(token)
 
 
+class RememberedTest(unittest.TestCase):
+    """Verified tokens are remembered, and nothing else is."""
+
+    def setUp(self):
+        self.now = datetime.now(UTC)
+        self.tokens = Tokens(KEY, (), lifetime=3600, clock=lambda: self.now)
+        self.decode = self.enterContext(mock.patch.object(jwt, "decode", wraps=jwt.decode))
+
+    def test_a_token_is_checked_once(self):
+        token = self.tokens.issue(ADA)
+        self.assertEqual([ADA] * 3, [self.tokens.verify(token) for _ in range(3)])
+        self.assertEqual(1, self.decode.call_count)
+
+    def test_a_token_is_not_remembered_past_its_time(self):
+        token = self.tokens.issue(ADA)
+        self.tokens.verify(token)
+        self.now += timedelta(seconds=3599)
+        self.assertEqual(ADA, self.tokens.verify(token))
+        self.now += timedelta(seconds=1)
+        for _ in range(2):
+            with self.assertRaises(InvalidToken):
+                self.tokens.verify(token)
+
+    def test_a_change_to_a_remembered_token_is_seen(self):
+        token = self.tokens.issue(ADA)
+        self.tokens.verify(token)
+        for changed in (token[:-1], token + "A", token[:-2] + ("AA" if token[-2:] != "AA" else "BB"), token.upper()):
+            with self.subTest(changed[-4:]), self.assertRaises(InvalidToken):
+                self.tokens.verify(changed)
+
+    def test_a_refusal_is_not_remembered(self):
+        forged = tokens(OLD_KEY).issue(ADA)
+        for _ in range(2):
+            with self.assertRaises(InvalidToken):
+                self.tokens.verify(forged)
+        self.assertEqual(2, self.decode.call_count)
+        self.assertEqual({}, self.tokens._verified)
+
+    def test_other_keys_remember_nothing_of_these(self):
+        token = self.tokens.issue(ADA)
+        self.tokens.verify(token)
+        with self.assertRaises(InvalidToken):
+            tokens(OLD_KEY).verify(token)
+
+    def test_no_more_than_so_many_are_remembered_and_the_oldest_goes_first(self):
+        issued = [self.tokens.issue(Actor(f"user-{number}", "customer")) for number in range(4)]
+        with mock.patch("shop.tokens.REMEMBERED", 3):
+            for token in issued:
+                self.tokens.verify(token)
+        self.assertEqual(issued[1:], list(self.tokens._verified))
+
+    def test_threads_that_verify_at_once_keep_the_bound(self):
+        issued = [self.tokens.issue(Actor(f"user-{number}", "customer")) for number in range(60)]
+        with mock.patch("shop.tokens.REMEMBERED", 5), ThreadPoolExecutor(8) as threads:
+            actors = list(threads.map(self.tokens.verify, issued * 3))
+        self.assertEqual([f"user-{number}" for number in range(60)] * 3, [actor.user_id for actor in actors])
+        self.assertLessEqual(len(self.tokens._verified), 5)
+
+
 class PasswordsTest(unittest.TestCase):
     """Hashing and verifying."""
 
     def setUp(self):
-        self.passwords = Passwords(time_cost=1, memory_cost=8, parallelism=1)
+        self.passwords = Passwords(time_cost=1, memory_cost=8, parallelism=1, places=1)
 
     def test_only_the_password_itself_verifies(self):
         hashed = self.passwords.hash("secret1")
@@ -87,4 +147,14 @@ class PasswordsTest(unittest.TestCase):
     def test_other_parameters_ask_for_a_rehash(self):
         hashed = self.passwords.hash("secret1")
         self.assertFalse(self.passwords.needs_rehash(hashed))
-        self.assertTrue(Passwords(time_cost=2, memory_cost=8, parallelism=1).needs_rehash(hashed))
+        self.assertTrue(Passwords(time_cost=2, memory_cost=8, parallelism=1, places=1).needs_rehash(hashed))
+
+    def test_one_more_than_there_are_places_is_told_so_at_once(self):
+        with self.passwords.place():
+            with self.assertRaises(ServiceUnavailable) as refused, self.passwords.place():
+                self.fail("there was a place")
+            self.assertIn("Retry-After", refused.exception.headers)
+        with self.assertRaises(InvalidToken), self.passwords.place():
+            raise InvalidToken
+        with self.passwords.place():
+            self.assertTrue(self.passwords.verify(self.passwords.hash("secret1"), "secret1"))

@@ -1,0 +1,145 @@
+"""Statements prepared on the server: once a connection, anew when they are lost, with plans that stay good."""
+
+import json
+
+from peewee import SQL, Select, Table
+
+from shop import accounts, orders, throttle
+from shop.database import Error, Slot, Statement, database
+from shop.factories import OrderFactory, UserFactory
+from shop.models import Order
+from tests.harness.cases import ApiTestCase, CommittedApiTestCase, make_settings
+from tests.harness.postgres import setUpModule, tearDownModule  # noqa: F401
+
+EVERYTHING = Statement(Select([Table("changing")], [SQL("*")]))
+ECHO = Statement(Select(columns=[Slot("text", "text")]))
+
+
+def prepared() -> dict[str, int]:
+    """Return what is prepared on this connection: the text of each statement, and how often it has run."""
+    rows = database.execute_sql("SELECT statement, generic_plans + custom_plans FROM pg_prepared_statements")
+    return {text.partition(" AS ")[2]: runs for text, runs in rows.fetchall()}
+
+
+class PreparedTest(ApiTestCase):
+    """What the sandbox shows, too."""
+
+    def setUp(self):
+        super().setUp()
+        database.execute_sql("DEALLOCATE ALL")
+        database.connection().prepared.clear()
+
+    def test_a_statement_is_prepared_once_and_then_executed(self):
+        with self.assertQueries(3):
+            for _ in range(3):
+                self.assertEqual(("tea",), database.row(ECHO, text="tea"))
+        self.assertEqual({ECHO.numbered: 3}, prepared())
+
+    def test_what_hooks_see_is_the_statement_itself(self):
+        seen = []
+        database.query_hooks.append(seen.append)
+        self.addCleanup(database.query_hooks.remove, seen.append)
+        database.row(ECHO, text="tea")
+        self.assertEqual([(ECHO.sql, ("tea",))], [(event.sql, event.params) for event in seen])
+
+    def test_values_are_values_whatever_they_hold(self):
+        for text in ("'); DROP TABLE users; --", "%s %(text)s %%", "\\", "$1", "é\u2028", ""):
+            with self.subTest(text):
+                self.assertEqual((text,), database.row(ECHO, text=text))
+
+    def test_what_was_prepared_in_a_transaction_that_is_rolled_back_stays(self):
+        with database.atomic() as transaction:
+            database.row(ECHO, text="tea")
+            transaction.rollback()
+        self.assertEqual(("pot",), database.row(ECHO, text="pot"))
+        self.assertEqual({ECHO.numbered: 2}, prepared())
+
+    def test_a_table_that_has_changed_is_read_as_it_is_now(self):
+        database.execute_sql("CREATE TEMPORARY TABLE changing AS SELECT 1 AS one")
+        self.assertEqual([(1,)], database.rows(EVERYTHING))
+        database.execute_sql("ALTER TABLE changing ADD COLUMN two integer")
+        self.assertEqual([(1, None)], database.rows(EVERYTHING))
+
+    def test_a_statement_that_cannot_be_prepared_fails_as_it_would_without(self):
+        with self.assertRaisesRegex(Error, 'relation "changing" does not exist'):
+            database.rows(EVERYTHING)
+        self.assertEqual(("tea",), database.row(ECHO, text="tea"))
+
+    def test_switched_off_nothing_is_prepared(self):
+        self.addCleanup(setattr, database, "prepares", database.prepares)
+        database.prepares = False
+        self.assertEqual(("tea",), database.row(ECHO, text="tea"))
+        self.assertEqual({}, prepared())
+
+    def test_the_setting_decides(self):
+        self.assertTrue(make_settings().prepared_statements)
+        self.assertFalse(make_settings(prepared_statements="0").prepared_statements)
+
+
+class LostTest(CommittedApiTestCase):
+    """What a connection forgets on the way, as a pooler's reset does it."""
+
+    def test_reads_and_writes_go_on_after_a_reset_and_a_write_is_done_once(self):
+        user = UserFactory.create()
+        body = OrderFactory.body(user)
+        for _ in range(2):
+            self.client.post("/orders", body, user=user)
+            self.client.get(f"/users/{user.id}", user=user)
+            database.execute_sql("DISCARD ALL")
+        self.assertEqual(2, Order.select().count())
+
+    def test_inside_a_transaction_the_statement_fails_and_the_next_one_does_not(self):
+        database.row(ECHO, text="tea")
+        with self.assertRaisesRegex(Error, "does not exist"), database.atomic():
+            database.execute_sql("DEALLOCATE ALL")
+            database.row(ECHO, text="tea")
+        with database.atomic():
+            self.assertEqual(("pot",), database.row(ECHO, text="pot"))
+
+    def test_another_connection_prepares_for_itself(self):
+        database.row(ECHO, text="tea")
+        database.close()
+        self.assertEqual(("pot",), database.row(ECHO, text="pot"))
+        self.assertEqual({ECHO.numbered: 1}, prepared())
+
+
+class PlanTest(ApiTestCase):
+    """The one plan of each statement: it is made without a look at the values, and kept while the tables grow."""
+
+    def assertGoesByIndexes(self):
+        for module in (orders, accounts, throttle):
+            for name, statement in vars(module).items():
+                # What clears the throttle's table reads ten rows of it, what lists staff all users, for a command.
+                if isinstance(statement, Statement) and name not in ("_CLEAR", "_LIST_STAFF"):
+                    with self.subTest(f"{module.__name__}.{name}"):
+                        self.assertNotIn("Seq Scan", self.plan(statement))
+
+    def test_every_statement_goes_by_an_index_when_the_tables_are_empty(self):
+        database.execute_sql("ANALYZE users, orders, login_failures")
+        self.assertGoesByIndexes()
+
+    def test_every_statement_goes_by_an_index_when_there_are_many_rows(self):
+        database.execute_sql(
+            """
+            INSERT INTO users SELECT gen_random_uuid(), 'Name', n || '@example.com', '', 'customer', now()
+            FROM generate_series(1, 1000) AS n
+            """
+        )
+        database.execute_sql(
+            """
+            INSERT INTO orders SELECT u.id, gen_random_uuid(), '[]', 1, 'confirmed', '{}', NULL, NULL, now()
+            FROM users AS u, generate_series(1, 5)
+            """
+        )
+        database.execute_sql("ANALYZE users, orders, login_failures")
+        self.assertGoesByIndexes()
+        for statement in (orders._LIST_ALL, orders._LIST_BY_STATUS):
+            plan = self.plan(statement)
+            self.assertIn("orders_history_idx", plan)
+            self.assertIn("created_at", plan[plan.index("Index Cond") :], "the cursor is where the scan begins")
+
+    @staticmethod
+    def plan(statement: Statement) -> str:
+        """Return the generic plan of a statement."""
+        cursor = database.execute_sql(f"EXPLAIN (GENERIC_PLAN, FORMAT JSON) {statement.numbered}")
+        return json.dumps(cursor.fetchone()[0])
