@@ -143,9 +143,8 @@ class ComposeTest(unittest.TestCase):
     """compose.yaml agrees with the code."""
 
     def test_every_setting_reaches_the_service(self):
-        compose = (ROOT / "compose.yaml").read_text("utf-8")
+        passed_on = re.findall(r"^ +(SHOP_\w+):", (ROOT / "compose.yaml").read_text("utf-8"), re.M)
         # The image says where to listen, and has no embedded database.
         for name in Settings.model_fields.keys() - {"host", "port", "data_dir"}:
-            variable = PREFIX + name.upper()
-            with self.subTest(variable):
-                self.assertRegex(compose, rf"(?m)^ +{variable}:", "it passes on no such variable")
+            with self.subTest(name):
+                self.assertIn(PREFIX + name.upper(), passed_on)
