@@ -31,6 +31,7 @@ DEMO = ["mimesis>=18"]
 # What the tests and the linters need on top.
 DEV = [
     *DEMO,
+    "gunicorn>=23",
     "hypothesis>=6.100",
     "jsonschema>=4.23",
     "openapi-spec-validator>=0.7.1",
