@@ -35,6 +35,7 @@ DEMO = [
 DEV = [
     *DEMO,
     "coverage>=7.10",
+    "gunicorn>=23",
     "hypothesis>=6.100",
     "Jinja2>=3.1",
     "jsonschema-rs>=0.30",

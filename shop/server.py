@@ -1,6 +1,5 @@
 """Running the service: the database it starts when it is given none, and the worker processes."""
 
-import ctypes
 import logging
 import os
 import secrets
@@ -30,8 +29,6 @@ GRACE = 15
 CONNECTION_LOST = (None, "57P01")
 # How often the server is told again to stop, in seconds; see `_stop_on_signal`.
 REMINDER = 0.2
-# A parameter of glibc's mallopt, from its malloc.h: the most heaps that threads share.
-M_ARENA_MAX = -8
 
 
 class PortInUse(Exception):
@@ -100,14 +97,9 @@ def check_before_serving(settings: Settings) -> None:
             raise PortInUse(f"cannot listen on {where}: {error.strerror}; choose another with --port") from error
 
 
-def serve(settings: Settings, *, on_ready: Callable[[str], None]) -> None:
-    """Serve until SIGINT, SIGTERM or SIGHUP, then let requests in flight end. The three stay blocked afterwards.
-
-    Args:
-        settings: Complete: with database URL and secret key.
-        on_ready: Called with the address as a URL once it is answered.
-    """
-    server = Granian(
+def make_server(settings: Settings) -> Any:
+    """Return the HTTP server as the service runs it; what it serves is for the caller to load."""
+    return Granian(
         "shop.app:create_app",
         address=settings.host,
         port=settings.port,
@@ -120,6 +112,16 @@ def serve(settings: Settings, *, on_ready: Callable[[str], None]) -> None:
         workers_kill_timeout=GRACE,
         log_level=LogLevels.error,
     )
+
+
+def serve(settings: Settings, *, on_ready: Callable[[str], None]) -> None:
+    """Serve until SIGINT, SIGTERM or SIGHUP, then let requests in flight end. The three stay blocked afterwards.
+
+    Args:
+        settings: Complete: with database URL and secret key.
+        on_ready: Called with the address as a URL once it is answered.
+    """
+    server = make_server(settings)
     # A thread waits for the signals. In a handler, granian would take the lock of the very event that its main thread
     # is about to wait for, and hang. The workers inherit the blocked signals, see `_worker_app`.
     stopping = _stop_signals()
@@ -157,21 +159,9 @@ def _worker_app(settings: Settings) -> Callable[..., Any]:
     # handler there is nothing in flight, and the one inherited from the server would swallow the signal.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
-    _share_one_heap()
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     threading.Thread(target=_stop_with_parent, daemon=True).start()
     return create_app(settings)
-
-
-def _share_one_heap() -> None:
-    """Let all threads of this worker allocate from one heap, where the C library is glibc.
-
-    It gives each thread a heap of its own, and each would keep the memory of the last password that was hashed in it:
-    after a storm of log-ins a worker had 176 MB instead of 37 MB.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(M_ARENA_MAX, 1)
 
 
 def _stop_with_parent() -> None:
