@@ -35,9 +35,10 @@ DEMO = [
 DEV = [
     *DEMO,
     "coverage>=7.10",
+    "gunicorn>=23",
     "hypothesis>=6.100",
     "Jinja2>=3.1",
-    "jsonschema>=4.23",
+    "jsonschema-rs>=0.30",
     "openapi-spec-validator>=0.7.1",
     "legacy-cgi>=2.6; python_version >= '3.13'",  # WebTest imports the cgi module that Python 3.13 dropped.
     "mypy>=1.15",

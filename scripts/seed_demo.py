@@ -146,7 +146,7 @@ def _confirm_removal(cursor: "psycopg2.extensions.cursor", *, yes: bool) -> bool
     users, orders, name = cursor.fetchone()
     if not users or yes:
         return True
-    what = f"all {users:,} users and {orders:,} orders in the database {name}"
+    what = f"{_counted(users, orders)} in the database {name}"
     if not sys.stdin.isatty():
         raise Refused(f"--reset would remove {what}; without a terminal to ask on, say --yes as well")
     try:
@@ -237,10 +237,14 @@ def _rate(done: int, started: float) -> str:
 
 
 def _tell(past: Past, options: argparse.Namespace, seconds: float) -> None:
-    print(f"Added {options.users:,} users and {options.orders:,} orders in {seconds:.1f} s.")
+    print(f"Added {_counted(options.users, options.orders)} in {seconds:.1f} s.")
     print(f"Each of the users logs in with the password: {PASSWORD}")
     for account in past.accounts:
         print(f"  {account.email}  ({account.role}, orders: {account.orders:,})")
+
+
+def _counted(users: int, orders: int) -> str:
+    return " and ".join(f"{n:,} {what}{'' if n == 1 else 's'}" for n, what in ((users, "user"), (orders, "order")))
 
 
 def _options() -> argparse.Namespace:

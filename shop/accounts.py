@@ -59,11 +59,10 @@ def register(passwords: Passwords, *, name: str, email: str, password: str, now:
 
     Raises:
         EmailExists: The address has an account, also when that one was made at the same moment.
-        ServiceUnavailable: Too many are hashing passwords.
     """
-    with passwords.place():
-        password_hash = passwords.hash(password)
-    row = database.row(_INSERT, id=new_id(), name=name, email=email, password_hash=password_hash, created_at=now)
+    row = database.row(
+        _INSERT, id=new_id(), name=name, email=email, password_hash=passwords.hash(password), created_at=now
+    )
     if row is None:
         raise EmailExists
     return Account._make(row)
@@ -77,17 +76,9 @@ def authenticate(
     A hash made with former parameters is replaced on the way. No transaction is open while a password is hashed.
 
     Raises:
-        ServiceUnavailable: Too many are hashing passwords.
         TooManyAttempts: Logging in failed too often for this address; the password was not looked at.
         InvalidCredentials: No account has this address, or the password is wrong; both take the same work.
     """
-    with passwords.place():
-        return _authenticate(passwords, throttle, email=email, password=password, now=now)
-
-
-def _authenticate(
-    passwords: Passwords, throttle: Throttle, *, email: str, password: str, now: datetime
-) -> tuple[Account, Actor]:
     failed_before = throttle.check(email, now=now)
     row = database.row(_FIND_CREDENTIALS, email=email)
     password_hash, role, *fields = row or (None, None)

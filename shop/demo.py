@@ -69,7 +69,7 @@ class Account(NamedTuple):
 class Past:
     """What has happened in a shop: equal arguments give equal rows.
 
-    The first user is the one with the most orders, and the second is staff.
+    The first user is among those with the most orders, and the second is staff.
 
     Args:
         users: How many there are, 1 or more.

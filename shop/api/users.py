@@ -37,6 +37,7 @@ class UserCollection:
         success=Success(201, "The user", documents.User, ("Location",)),
         errors=(EmailExists,),
         is_public=True,
+        within=lambda users: users._passwords.place(),
     )
     def on_post(self, _request: falcon.Request, response: falcon.Response, body: schemas.Registration) -> None:
         """Register a user."""
@@ -64,6 +65,7 @@ class Login:
         success=Success(200, "The user and a token", documents.Session, ("Cache-Control",)),
         errors=(InvalidCredentials, TooManyAttempts),
         is_public=True,
+        within=lambda login: login._passwords.place(),
     )
     def on_post(self, _request: falcon.Request, response: falcon.Response, body: schemas.Login) -> None:
         """Exchange e-mail address and password for a token."""

@@ -21,7 +21,6 @@ from unittest import mock
 
 import falcon
 import psycopg2
-from argon2 import PasswordHasher
 from peewee import QueryEvent
 from pydantic import SecretStr
 from webtest import TestResponse
@@ -30,6 +29,7 @@ from shop.app import create_app, utc_now
 from shop.database import database
 from shop.factories import UserFactory, source
 from shop.models import Order, User
+from shop.passwords import Passwords
 from shop.settings import Settings
 from shop.tokens import Tokens
 from tests.harness.client import ApiClient, forget_exchange, last_exchange
@@ -46,8 +46,8 @@ T = TypeVar("T")
 _numbers = itertools.count(1)
 # To unittest the frames of this module are its own: a traceback ends in the test, not in an assertion's insides.
 __unittest = True
-PasswordHasher.hash = timed("hashing", PasswordHasher.hash)
-PasswordHasher.verify = timed("hashing", PasswordHasher.verify)
+Passwords.hash = timed("hashing", Passwords.hash)
+Passwords.verify = timed("hashing", Passwords.verify)
 
 
 def _note_statement(event: QueryEvent) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Set as AbstractSet
 from functools import cache
 from typing import Any
 
-from jsonschema import Draft202012Validator
+from jsonschema_rs import Draft202012Validator
 from webtest import TestResponse
 
 from shop.api.description import describe
@@ -97,14 +97,18 @@ def _check_body(name: str, described: dict[str, Any], response: TestResponse) ->
     _expect(content is not None, name, f"{response.status_int} has the media type {response.content_type}")
     if "schema" not in content:
         return
-    faults = sorted(_validator(_frozen(content["schema"])).iter_errors(response.json), key=str)
-    listed = "; ".join(f"{fault.json_path}: {fault.message[:200]}" for fault in faults)
-    _expect(not faults, name, f"the body of {response.status_int} is not as described: {listed}")
+    faults = _validator(_frozen(content["schema"])).iter_errors(response.json)
+    listed = "; ".join(sorted(f"{_place(fault.instance_path)}: {fault.message[:200]}" for fault in faults))
+    _expect(not listed, name, f"the body of {response.status_int} is not as described: {listed}")
 
 
 @cache
 def _validator(schema: str) -> Draft202012Validator:
     return Draft202012Validator({**json.loads(schema), "components": description()["components"]})
+
+
+def _place(path: list[str | int]) -> str:
+    return "$" + "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path)
 
 
 def _frozen(schema: dict[str, Any]) -> str:

@@ -35,25 +35,25 @@ class Sandbox:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    @spending("sandbox")
     def enter(self) -> None:
         """Begin, on the calling thread's connection."""
+        outside = getattr(self._database, "pinned", None)
+        # A cursor, because asking for one replaces a connection that an earlier test has lost.
+        pinned = outside.connection if outside else self._database.cursor().connection
+        with spending("sandbox"):
+            self._enter(pinned, outside)
+        findings.sandboxes += 1
+
+    def _enter(self, pinned: connection, outside: "_PinnedConnection | None") -> None:
         database = self._database
-        self._outside = database.__class__, database._state, getattr(database, "pinned", None)
-        if self._outside[2] is None:
-            # A cursor, because asking for one replaces a connection that an earlier test has lost.
-            pinned = database.cursor().connection
-            _send(pinned, "BEGIN; SAVEPOINT sandbox")
-        else:
-            pinned = self._outside[2].connection
-            _send(pinned, "SAVEPOINT sandbox")
+        self._outside = database.__class__, database._state, outside
+        _send(pinned, "SAVEPOINT sandbox" if outside else "BEGIN; SAVEPOINT sandbox")
         self._guard = Guard(pinned)
         database.__class__ = SandboxedDatabase
         database._state = type(database._state)()
         database.pinned = _PinnedConnection(pinned, self._guard)
         # Open for this thread, as it was outside; other threads begin without a connection, there as here.
         database.connect()
-        findings.sandboxes += 1
 
     @spending("sandbox")
     def leave(self) -> None:

@@ -6,6 +6,7 @@ documents, in the one shape, never a 500, and nothing written by a request that 
 """
 
 import json
+from contextlib import ExitStack
 from typing import Any
 
 from hypothesis import HealthCheck, given, settings
@@ -15,6 +16,7 @@ from webtest import TestResponse
 from shop.database import database
 from shop.factories import OrderFactory, UserFactory
 from tests.harness.cases import ApiTestCase
+from tests.harness.findings import findings
 from tests.harness.operations import Operation, documented, example, fields, operations
 from tests.harness.postgres import setUpModule, tearDownModule  # noqa: F401
 
@@ -136,6 +138,8 @@ class OneRuleTestCase(ApiTestCase):
         self.user = UserFactory.create()
         self.order = OrderFactory.create(user=self.user)
         self.before = self.rows()
+        self.undo = self.enterContext(ExitStack())
+        self.undo.enter_context(self.isolation.undone())
 
     def rows(self) -> tuple[Any, ...]:
         """Return what tells whether anything was written; failed log-ins are, by design."""
@@ -151,11 +155,17 @@ class OneRuleTestCase(ApiTestCase):
     def send(self, operation: Operation, body: bytes = b"", path: str | None = None, **headers: str) -> None:
         """Send a request, hold the answer against the one rule, and undo what an accepted request has written."""
         where = path or operation.path(user_id=str(self.user.id), order_id=str(self.order.id))
-        with self.isolation.undone():
+        before = findings.statements
+        try:
             response = self.client.request(operation.method, where, body, user=self.user, status="*", **headers)
             self.assertDocumented(operation, response)
-            if response.status_int >= 400:
+            if response.status_int >= 400 and findings.statements > before:
                 self.assertEqual(self.before, self.rows(), "a request that was refused has written something")
+        finally:
+            # Most are refused before their first statement, and then there is nothing to undo.
+            if findings.statements > before:
+                self.undo.close()
+                self.undo.enter_context(self.isolation.undone())
 
     def assertDocumented(self, operation: Operation, response: TestResponse) -> None:
         """Fail unless the contract documents this answer for this operation."""

@@ -240,14 +240,14 @@ class RefusalTest(SeedTestCase):
     def test_a_reset_wants_a_yes(self):
         UserFactory.create()
         said = run("--reset")
-        self.assertRefused("--reset would remove all 1 users and 0 orders in the database .*, say --yes as well", said)
+        self.assertRefused("--reset would remove 1 user and 0 orders in the database .*, say --yes as well", said)
         for answer, status, users in (("n", 1, 1), ("", 1, 1), ("y", 0, 3)):
             terminal = io.StringIO(f"{answer}\n" if answer else "")
             terminal.isatty = lambda: True
             with self.subTest(answer):
                 ended = run("--users", "3", "--orders", "0", "--reset", stdin=terminal)
                 self.assertEqual((status, users), (ended.returncode, User.select().count()), ended.stderr)
-                self.assertIn("Remove all 1 users and 0 orders in the database", ended.stdout)
+                self.assertIn("Remove 1 user and 0 orders in the database", ended.stdout)
 
     def test_of_two_runs_at_once_the_second_is_refused(self):
         with contextlib.closing(psycopg2.connect(run_database_url())) as other, other.cursor() as cursor:

@@ -138,3 +138,14 @@ class ReadmeTest(unittest.TestCase):
             with self.subTest(package):
                 row = re.search(rf"^\|[^|]*\b{re.escape(package)}\b[^|]*\|.+\|.+\|$", self.readme, re.M)
                 self.assertIsNotNone(row, "the table of dependencies has no such row")
+
+
+class ComposeTest(unittest.TestCase):
+    """compose.yaml agrees with the code."""
+
+    def test_every_setting_reaches_the_service(self):
+        passed_on = re.findall(r"^ +(SHOP_\w+):", (ROOT / "compose.yaml").read_text("utf-8"), re.M)
+        # The image says where to listen, and has no embedded database.
+        for name in Settings.model_fields.keys() - {"host", "port", "data_dir"}:
+            with self.subTest(name):
+                self.assertIn(PREFIX + name.upper(), passed_on)

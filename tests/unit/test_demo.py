@@ -33,8 +33,8 @@ class PastTest(unittest.TestCase):
             with self.subTest(users=users, orders=orders):
                 self.assertEqual([users, orders], [len(table) for table in rows(users=users, orders=orders)])
 
-    def test_the_first_user_has_the_most_orders_and_the_second_is_staff(self):
-        past = Past(users=300, orders=3000, seed="unit", until=UNTIL, used=0, password_hash="hash")
+    def test_the_first_of_a_hundred_has_the_most_orders_and_the_second_is_staff(self):
+        past = Past(users=demo.PATTERN, orders=3000, seed="unit", until=UNTIL, used=0, password_hash="hash")
         batches = list(past.batches())
         self.assertEqual(["customer", "staff", "customer"], [account.role for account in past.accounts])
         owners = [line.partition(b"\t")[0] for batch in batches for line in batch.orders.splitlines()]

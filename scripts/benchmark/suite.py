@@ -4,7 +4,6 @@ Each figure is the median of several rounds; the rounds of all figures alternate
 slows all of them.
 """
 
-import argparse
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -94,11 +93,8 @@ def timed(action: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def main() -> None:
+def measure(rounds: int) -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(prog="scripts/bench", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=15, metavar="N", help="rounds of each figure (default: 15)")
-    rounds = parser.parse_args().rounds
     measured: dict[str, list[float]] = {}
     for _ in range(rounds):
         for name, figure in figures().items():
@@ -106,7 +102,3 @@ def main() -> None:
     print(f"milliseconds each, median of {rounds} rounds")
     for name, values in measured.items():
         print(f"{statistics.median(values) * 1000:10.3f}  {name}")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,86 @@
+"""Measures the service under load: requests, time, CPU and memory, beside what limits them."""
+
+import argparse
+import json
+import signal
+import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import NoReturn
+
+from benchmark import load
+from benchmark.modes import operations, scale, soak, storm, threads
+from benchmark.plan import Plan, Report
+
+# Each takes the plan and returns what it has measured; another kind of measurement is another row here.
+MODES: dict[str, tuple[Callable[[Plan], Report], str]] = {
+    "operations": (operations.measure, "each operation beside what limits it (what is done when nothing is said)"),
+    "baseline": (operations.measure_with_baseline, "the same, and the service without what makes it fast"),
+    "storm": (storm.measure, "reads during a storm of log-ins, beside reads without"),
+    "threads": (threads.measure, "the service with 1, 2, 4, 8 and 16 threads in each worker"),
+    "scale": (
+        scale.measure,
+        "each operation with 10 000, 100 000, 1 000 000 and, where the disk allows, 10 000 000 orders",
+    ),
+    "soak": (soak.measure, "memory over time, and the connections that are left at the end"),
+}
+
+
+def main() -> int:
+    """Measure and print; return the exit status."""
+    options = _parser().parse_args()
+    # However it is told to stop, everything that was started ends: the `with` blocks see to it.
+    signal.signal(signal.SIGTERM, _interrupt)
+    if options.suite:
+        # The harness of the tests takes a while to import.
+        from benchmark import suite  # noqa: PLC0415
+
+        suite.measure(options.rounds or 15)
+        return 0
+    if not load.is_installed():
+        print(f"bench: {load.MISSING}", file=sys.stderr)
+        return 2
+    mode = next((name for name in MODES if getattr(options, name, None)), "operations")
+    plan = Plan(
+        seconds=options.seconds or (2 if options.quick else 5),
+        rounds=options.rounds or (1 if options.quick else 3),
+        orders=options.orders,
+        soak=options.soak or 0,
+        threads=options.threads or (),
+    )
+    report = MODES[mode][0](plan)
+    print(json.dumps(report._asdict(), indent=2) if options.json else report.text())
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="scripts/bench", description=(__doc__ or "").splitlines()[0])
+    kinds = parser.add_mutually_exclusive_group()
+    for name in ("baseline", "storm", "scale"):
+        kinds.add_argument(f"--{name}", action="store_true", help=MODES[name][1])
+    kinds.add_argument(
+        "--threads", type=_numbers, metavar="N,N…", help=f"{MODES['threads'][1]}, or as many as are named"
+    )
+    kinds.add_argument("--soak", type=int, metavar="SECONDS", help=MODES["soak"][1])
+    kinds.add_argument("--suite", action="store_true", help="what the tests are built on: a sandbox, a clone, a row")
+    parser.add_argument("--quick", action="store_true", help="one short round: about a minute")
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
+    parser.add_argument("--seconds", type=int, metavar="N", help="length of one measurement (5; --quick: 2)")
+    parser.add_argument("--rounds", type=int, metavar="N", help="rounds, which alternate (3; --quick: 1; --suite: 15)")
+    parser.add_argument("--orders", type=int, default=1_000_000, metavar="N", help="orders in the database (1000000)")
+    return parser
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in text.split(","))
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)
