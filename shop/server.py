@@ -1,5 +1,6 @@
 """Running the service: the database it starts when it is given none, and the worker processes."""
 
+import ctypes
 import logging
 import os
 import secrets

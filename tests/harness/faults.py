@@ -1,0 +1,265 @@
+"""A database server to do harm to, and clients that go on ordering meanwhile and keep account of what they get.
+
+`FaultyDatabase` is a PostgreSQL of its own, whose processes a test may stop, kill or freeze. `Load` is a number of
+clients, each on a kept-alive connection, that place and read orders as fast as they are answered; an order that was not
+acknowledged is sent again with the same `Idempotency-Key`, as a client should.
+"""
+
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from http.client import HTTPException
+from itertools import count
+from types import TracebackType
+from typing import Any, Self
+from uuid import uuid4
+
+import psutil
+import psycopg2
+
+from shop import migrations
+from shop.embedded import EmbeddedPostgres
+from tests.harness.live import LIMIT, Answer, Connection, temporary_directory, until
+from tests.harness.measured_embedded_supervisor import unmeasured
+
+PASSWORD = "correct horse"
+TOLD = 12  # outcomes in a failure
+
+
+class FaultyDatabase:
+    """A PostgreSQL with the service's schema, for one test class.
+
+    Args:
+        options: Settings of the server over the defaults.
+
+    Attributes:
+        url: Where it is, also after a restart.
+    """
+
+    def __init__(self, **options: str) -> None:
+        self._directory = temporary_directory("shop-faults-")
+        # What is committed outlives a killed server, though not a crash of the machine.
+        options = {"synchronous_commit": "on"} | options
+        self._embedded = EmbeddedPostgres(self._directory / "home", durable=False, options=options)
+
+    def __enter__(self) -> Self:
+        self.start()
+        self.url = self._embedded.url
+        migrations.migrate(self.url)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.thaw()
+        self.stop()
+        shutil.rmtree(self._directory)
+
+    def start(self) -> None:
+        """Start it, and return when it accepts connections."""
+        with unmeasured():
+            self._embedded.start()
+
+    def stop(self) -> None:
+        """Shut it down in order, and return when it is gone."""
+        self._embedded.stop()
+
+    @property
+    def main_process(self) -> psutil.Process:
+        """The server's main process."""
+        return psutil.Process(int((self._directory / "home/data/postmaster.pid").read_text().split("\n")[0]))
+
+    def kill(self) -> None:
+        """Kill the main process with SIGKILL; its supervisor starts it again. Return when it is ready."""
+        killed = self.main_process
+        killed.kill()
+        until(lambda: self._answers() and self.main_process != killed, "the killed database is ready again")
+
+    def _answers(self) -> bool:
+        with suppress(psycopg2.Error, OSError, psutil.Error):
+            self.execute("SELECT 1")
+            return True
+        return False
+
+    def freeze(self) -> None:
+        """Stop all its processes with SIGSTOP: its sockets stay, and nobody answers."""
+        main = self.main_process
+        # The main one first, so that it makes no further ones.
+        for process in (main, *main.children()):
+            with suppress(psutil.NoSuchProcess):
+                process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let frozen processes go on."""
+        with suppress(psutil.NoSuchProcess, FileNotFoundError):
+            main = self.main_process
+            for process in (*main.children(), main):
+                with suppress(psutil.NoSuchProcess):
+                    process.send_signal(signal.SIGCONT)
+
+    def execute(self, statement: str, *parameters: object) -> list[tuple[Any, ...]]:
+        """Run one statement as the superuser, for whom there is a connection left, and return its rows."""
+        options = "-c default_transaction_read_only=off"
+        with closing(psycopg2.connect(self.url, user="postgres", options=options)) as connection:
+            connection.autocommit = True
+            with connection.cursor() as cursor:
+                cursor.execute(statement, parameters)
+                return cursor.fetchall() if cursor.description else []
+
+    def service_connections(self) -> int:
+        """Return how many connections the service has."""
+        return self.execute("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'shop'")[0][0]
+
+    def end_connections(self) -> None:
+        """End every connection of the service, and return when they are gone."""
+        self.execute("SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE application_name = 'shop'")
+
+    def orders_by_key(self) -> dict[str, int]:
+        """Return how many orders each idempotency key has."""
+        return dict(
+            self.execute("SELECT idempotency_key, count(*) FROM orders WHERE idempotency_key IS NOT NULL GROUP BY 1")
+        )
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of one request.
+
+    Attributes:
+        request: ``POST`` or ``GET``.
+        began: When it was sent, by `time.monotonic`.
+        seconds: How long it took.
+        answer: The answer; None when there was none.
+        failure: Why there was none.
+    """
+
+    request: str
+    began: float
+    seconds: float
+    answer: Answer | None
+    failure: str = ""
+
+    @property
+    def is_served(self) -> bool:
+        """Whether it was done."""
+        return self.answer is not None and self.answer.status in (200, 201)
+
+
+class Load:
+    """Clients that order and read until they are told to stop; a context manager.
+
+    Args:
+        where: Returns the address to connect to, asked at each connection: a front's choice.
+        clients: How many there are.
+        pause: How long a client waits after an answer, in seconds.
+
+    Attributes:
+        outcomes: What came of each request, in the order of the answers.
+        acknowledged: The id of each order by its key.
+    """
+
+    def __init__(self, where: Callable[[], str], *, clients: int = 8, pause: float = 0.002) -> None:
+        self.outcomes: list[Outcome] = []
+        self.acknowledged: dict[str, str] = {}
+        self._where = where
+        self._pause = pause
+        self._enough = threading.Event()
+        self._token, self._user_id = register(where())
+        self._threads = [threading.Thread(target=self._order) for _ in range(clients)]
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        self.until_served(3 * len(self._threads))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._enough.set()
+        for thread in self._threads:
+            thread.join(LIMIT)
+        if error is not None:
+            error.add_note("the last outcomes:\n" + "\n".join(map(str, self.outcomes[-TOLD:])))
+
+    def until_served(self, number: int) -> None:
+        """Return when `number` more requests that begin from now on have been served."""
+        now = time.monotonic()
+        until(lambda: sum(o.is_served for o in self.since(now)) >= number, f"{number} requests are served")
+
+    def until_refused(self, number: int) -> None:
+        """Return when `number` more requests that begin from now on have been answered with 503."""
+        now = time.monotonic()
+        until(lambda: sum(not o.is_served for o in self.since(now)) >= number, f"{number} requests are refused")
+
+    def since(self, moment: float) -> list[Outcome]:
+        """Return the outcomes of the requests that were sent after `moment`."""
+        return [outcome for outcome in self.outcomes.copy() if outcome.began > moment]
+
+    def _order(self) -> None:
+        while not self._enough.is_set():
+            # A new one wherever the last one was closed, by either side.
+            with Connection(self._where(), self._token) as connection:
+                for key in self._keys():
+                    while not self._try(connection, key):
+                        if self._enough.wait(self._pause):
+                            return
+                    if self._closed(connection):
+                        break
+
+    def _keys(self) -> Iterator[str]:
+        for _ in count():
+            if self._enough.wait(self._pause):
+                return
+            yield str(uuid4())
+
+    @staticmethod
+    def _closed(connection: Connection) -> bool:
+        return connection.local_address is None
+
+    def _try(self, connection: Connection, key: str) -> bool:
+        """Place the order `key` and read it back; return whether that is done."""
+        placed = self._send("POST", lambda: connection.post("/orders", an_order(self._user_id), Idempotency_Key=key))
+        if not placed.is_served or placed.answer is None:
+            return False
+        self.acknowledged[key] = placed.answer.json["id"]
+        self._send("GET", lambda: connection.get(f"/orders/{self.acknowledged[key]}"))
+        return True
+
+    def _send(self, request: str, send: Callable[[], Answer]) -> Outcome:
+        began = time.monotonic()
+        answer, failure = None, ""
+        try:
+            answer = send()
+        except (OSError, HTTPException) as error:
+            failure = repr(error)
+        outcome = Outcome(request, began, time.monotonic() - began, answer, failure)
+        self.outcomes.append(outcome)
+        return outcome
+
+
+def register(url: str) -> tuple[str, str]:
+    """Register a user at `url` and log in, again until it is done; return the token and the user's id."""
+    account = {"name": "Ada", "email": f"{uuid4()}@example.com", "password": PASSWORD}
+    answers: list[Answer] = []
+    with Connection(url) as connection:
+
+        def is_done(path: str, body: dict[str, str], status: int) -> bool:
+            answers.append(connection.post(path, body))
+            return answers[-1].status == status
+
+        until(lambda: is_done("/users", account, 201), "a user is registered")
+        user_id = answers[-1].json["id"]
+        credentials = {"email": account["email"], "password": PASSWORD}
+        until(lambda: is_done("/users/login", credentials, 200), "the user is logged in")
+        return answers[-1].json["token"], user_id
+
+
+def an_order(user_id: str) -> dict[str, Any]:
+    """Return the body of an order."""
+    items = [{"productId": "tea", "name": "Tea", "price": 29.99, "quantity": 2}]
+    return {"userId": user_id, "items": items, "shippingAddress": {"street": "1 Main Street"}}
