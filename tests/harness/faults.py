@@ -10,7 +10,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from http.client import HTTPException
 from itertools import count
@@ -23,11 +23,12 @@ import psycopg2
 
 from shop import migrations
 from shop.embedded import EmbeddedPostgres
-from tests.harness.live import LIMIT, Answer, Connection, temporary_directory, until
+from tests.harness.live import LIMIT, Answer, Connection, LiveShop, temporary_directory, until
 from tests.harness.measured_embedded_supervisor import unmeasured
 
 PASSWORD = "correct horse"
 TOLD = 12  # outcomes in a failure
+LOOK = 0.05  # seconds between two looks of a front at its instances
 
 
 class FaultyDatabase:
@@ -38,6 +39,7 @@ class FaultyDatabase:
 
     Attributes:
         url: Where it is, also after a restart.
+        superuser_url: The same for the superuser, for whom there is always a connection left.
     """
 
     def __init__(self, **options: str) -> None:
@@ -49,6 +51,7 @@ class FaultyDatabase:
     def __enter__(self) -> Self:
         self.start()
         self.url = self._embedded.url
+        self.superuser_url = self.url.replace("//shop@", "//postgres@")
         migrations.migrate(self.url)
         return self
 
@@ -102,9 +105,9 @@ class FaultyDatabase:
                     process.send_signal(signal.SIGCONT)
 
     def execute(self, statement: str, *parameters: object) -> list[tuple[Any, ...]]:
-        """Run one statement as the superuser, for whom there is a connection left, and return its rows."""
+        """Run one statement as the superuser, and return its rows."""
         options = "-c default_transaction_read_only=off"
-        with closing(psycopg2.connect(self.url, user="postgres", options=options)) as connection:
+        with closing(psycopg2.connect(self.superuser_url, options=options)) as connection:
             connection.autocommit = True
             with connection.cursor() as cursor:
                 cursor.execute(statement, parameters)
@@ -117,12 +120,6 @@ class FaultyDatabase:
     def end_connections(self) -> None:
         """End every connection of the service, and return when they are gone."""
         self.execute("SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE application_name = 'shop'")
-
-    def orders_by_key(self) -> dict[str, int]:
-        """Return how many orders each idempotency key has."""
-        return dict(
-            self.execute("SELECT idempotency_key, count(*) FROM orders WHERE idempotency_key IS NOT NULL GROUP BY 1")
-        )
 
 
 @dataclass(frozen=True)
@@ -242,6 +239,14 @@ class Load:
         return outcome
 
 
+def orders_by_key(url: str) -> dict[str, int]:
+    """Return how many orders each idempotency key has in the database at `url`."""
+    statement = "SELECT idempotency_key, count(*) FROM orders WHERE idempotency_key IS NOT NULL GROUP BY 1"
+    with closing(psycopg2.connect(url)) as connection, connection.cursor() as cursor:
+        cursor.execute(statement)
+        return dict(cursor.fetchall())
+
+
 def register(url: str) -> tuple[str, str]:
     """Register a user at `url` and log in, again until it is done; return the token and the user's id."""
     account = {"name": "Ada", "email": f"{uuid4()}@example.com", "password": PASSWORD}
@@ -263,3 +268,48 @@ def an_order(user_id: str) -> dict[str, Any]:
     """Return the body of an order."""
     items = [{"productId": "tea", "name": "Tea", "price": 29.99, "quantity": 2}]
     return {"userId": user_id, "items": items, "shippingAddress": {"street": "1 Main Street"}}
+
+
+@contextmanager
+def roll(
+    old: LiveShop, start_new: Callable[[], LiveShop]
+) -> Iterator[tuple[Callable[[], str], Callable[[], LiveShop]]]:
+    """Yield a front of `old`, and a function that replaces `old` behind it by a new instance, which it returns.
+
+    The front is what a load balancer is to its clients' connections: it asks every instance for its readiness, again
+    and again, and names one that is ready.
+
+    Args:
+        old: An instance that serves, and drains for longer than the front takes from one look to the next.
+        start_new: Starts the other one, on the same database.
+    """
+    instances = [old]
+    ready = [old.url]
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.wait(LOOK):
+            ready[:] = [shop.url for shop in instances.copy() if _is_ready(shop.url)] or ready
+
+    def replace() -> LiveShop:
+        new = start_new()
+        instances.append(new)
+        until(lambda: new.url in ready, "the front knows the new instance")
+        old.terminate()
+        old.wait()
+        instances.remove(old)
+        return new
+
+    front = threading.Thread(target=look)
+    front.start()
+    try:
+        yield lambda: ready[-1], replace
+    finally:
+        over.set()
+        front.join(LIMIT)
+
+
+def _is_ready(url: str) -> bool:
+    with suppress(OSError, HTTPException), Connection(url) as connection:
+        return connection.get("/readyz").status == 200
+    return False

@@ -21,7 +21,7 @@ from shop import exactjson, stalls
 from shop.database import Database, Error, Slot, Statement, database, is_outage, sqlstate
 from shop.factories import OrderFactory, UserFactory
 from tests.harness.cases import SECRET_KEY, CommittedApiTestCase, make_client
-from tests.harness.faults import FaultyDatabase, Load, Outcome, an_order, register
+from tests.harness.faults import FaultyDatabase, Load, Outcome, an_order, orders_by_key, register
 from tests.harness.live import Connection, LiveShop, until
 from tests.harness.operations import operations
 from tests.harness.postgres import run_database_url, setUpModule, tearDownModule  # noqa: F401
@@ -102,7 +102,7 @@ class FaultTestCase(unittest.TestCase):
 
     def assertPlacedOnce(self, load: Load) -> None:
         """Fail unless each key of the load has one order, and each acknowledged order is there."""
-        stored = self.database.orders_by_key()
+        stored = orders_by_key(self.database.superuser_url)
         self.assertEqual({}, {key: number for key, number in stored.items() if number != 1}, "placed more than once")
         self.assertLessEqual(load.acknowledged.keys(), stored.keys(), "acknowledged and lost")
 
@@ -319,7 +319,7 @@ class InTheWayTest(unittest.TestCase):
         make_client(database_url=cls.database.url)
         # Afterwards everybody is back on the run's database.
         cls.addClassCleanup(make_client)
-        cls.other = cls.enterClassContext(closing(psycopg2.connect(cls.database.url, user="postgres")))
+        cls.other = cls.enterClassContext(closing(psycopg2.connect(cls.database.superuser_url)))
 
     def tearDown(self):
         self.other.rollback()
@@ -337,7 +337,7 @@ class InTheWayTest(unittest.TestCase):
                 cursor.execute("SELECT pg_advisory_xact_lock(1)")
                 self.other.rollback()
                 self.assertEqual(1, len(done.result()))
-        self.assertEqual(["40P01", None], [event.exc and sqlstate(event.exc) for event in failures])
+        self.assertEqual(["40P01", None], [event.exception and sqlstate(event.exception) for event in failures])
 
     def test_a_statement_that_cannot_be_serialized_is_sent_again_but_not_for_ever(self):
         self.database.execute("CREATE SEQUENCE IF NOT EXISTS tried; ALTER SEQUENCE tried RESTART")
