@@ -9,7 +9,7 @@ from types import FrameType
 from typing import NoReturn
 
 from benchmark import load
-from benchmark.modes import operations, scale, soak, storm, threads
+from benchmark.modes import operations, scale, soak, storm, threads, tricks
 from benchmark.plan import Plan, Report
 
 # Each takes the plan and returns what it has measured; another kind of measurement is another row here.
@@ -17,6 +17,7 @@ MODES: dict[str, tuple[Callable[[Plan], Report], str]] = {
     "operations": (operations.measure, "each operation beside what limits it (what is done when nothing is said)"),
     "baseline": (operations.measure_with_baseline, "the same, and the service without what makes it fast"),
     "storm": (storm.measure, "reads during a storm of log-ins, beside reads without"),
+    "tricks": (tricks.measure, "the service beside itself without each of the things that make it fast"),
     "threads": (threads.measure, "the service with 1, 2, 4, 8 and 16 threads in each worker"),
     "scale": (
         scale.measure,
@@ -56,7 +57,7 @@ def main() -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="scripts/bench", description=(__doc__ or "").splitlines()[0])
     kinds = parser.add_mutually_exclusive_group()
-    for name in ("baseline", "storm", "scale"):
+    for name in ("baseline", "tricks", "storm", "scale"):
         kinds.add_argument(f"--{name}", action="store_true", help=MODES[name][1])
     kinds.add_argument(
         "--threads", type=_numbers, metavar="N,N…", help=f"{MODES['threads'][1]}, or as many as are named"

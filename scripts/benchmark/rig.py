@@ -178,6 +178,15 @@ class Rig(AbstractContextManager["Rig"]):
             yield Target(shop.url, psutil.Process(shop.process.pid))
 
     @contextmanager
+    def without(self, trick: str) -> Iterator[Target]:
+        """Run the service a second time on the same database, without one of the things that make it fast."""
+        port = free_port()
+        environment = {"SHOP_SECRET_KEY": self._key, "SHOP_DATABASE_URL": self.database_url}
+        command = [sys.executable, "-m", "benchmark.without", trick, "serve", "--port", str(port)]
+        with _running(command, port, environment) as target:
+            yield target
+
+    @contextmanager
     def bare(self) -> Iterator[Target]:
         """Run a responder that does nothing, on the service's own server settings."""
         port = free_port()
@@ -225,7 +234,7 @@ def filesystem(path: Path) -> str:
 def _running(command: list[str], port: int, environment: Mapping[str, str]) -> Iterator[Target]:
     """Run another server until the block ends."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("SHOP_")}
-    process = subprocess.Popen(command, env=inherited | environment, start_new_session=True)
+    process = subprocess.Popen(command, env=inherited | environment, start_new_session=True, stdout=subprocess.DEVNULL)
     family = psutil.Process(process.pid)
     try:
         until(lambda: process.poll() is not None or _listens(port), f"{command[2]} listens")
