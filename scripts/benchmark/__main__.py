@@ -45,7 +45,7 @@ def main() -> int:
     plan = Plan(
         seconds=options.seconds or (2 if options.quick else 5),
         rounds=options.rounds or (1 if options.quick else 3),
-        orders=options.orders,
+        orders=options.orders or (scale.SIZES[-1] if mode == "scale" else 1_000_000),
         soak=options.soak or 0,
         threads=options.threads or (),
     )
@@ -68,7 +68,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     parser.add_argument("--seconds", type=int, metavar="N", help="length of one measurement (5; --quick: 2)")
     parser.add_argument("--rounds", type=int, metavar="N", help="rounds, which alternate (3; --quick: 1; --suite: 15)")
-    parser.add_argument("--orders", type=int, default=1_000_000, metavar="N", help="orders in the database (1000000)")
+    parser.add_argument(
+        "--orders", type=int, metavar="N", help="orders in the database (1000000), at most (--scale: 10000000)"
+    )
     return parser
 
 

