@@ -105,7 +105,7 @@ class Rig(AbstractContextManager["Rig"]):
     @property
     def target(self) -> Target:
         """The service."""
-        return Target(self.shop.url, psutil.Process(self.shop.process.pid))
+        return target_of(self.shop)
 
     def load(self, operation: Operation, target: Target | None = None, *, patient: bool = False) -> Load:
         """Return the load of an operation, on the service or another target."""
@@ -117,9 +117,9 @@ class Rig(AbstractContextManager["Rig"]):
         """Return the CPU time spent so far, by the service or another target, and by the database."""
         return Cost((target or self.target).cpu(), cpu_of_tree(self._postgres))
 
-    def memory(self) -> float:
-        """Return the memory of the service's workers, shared pages counted in parts, in megabytes."""
-        return sum(memory_of(worker) for worker in self.shop.workers()) / 1e6
+    def memory(self, shop: LiveShop | None = None) -> float:
+        """Return the memory of the workers of the service, or of another, in megabytes; see `memory_of`."""
+        return sum(memory_of(worker) for worker in (shop or self.shop).workers()) / 1e6
 
     def connections(self) -> int:
         """Return how many connections of the service the database has."""
@@ -172,11 +172,11 @@ class Rig(AbstractContextManager["Rig"]):
         return float(found["tps"].split()[0]), spent / count
 
     @contextmanager
-    def another(self, *arguments: str) -> Iterator[Target]:
+    def another(self, *arguments: str) -> Iterator[LiveShop]:
         """Run the service a second time on the same database, with other arguments of `shop serve`."""
         environment = {"SHOP_SECRET_KEY": self._key, "SHOP_DATABASE_URL": self.database_url}
         with LiveShop(environment=environment, arguments=arguments) as shop:
-            yield Target(shop.url, psutil.Process(shop.process.pid))
+            yield shop
 
     @contextmanager
     def without(self, trick: str) -> Iterator[Target]:
@@ -203,6 +203,11 @@ class Rig(AbstractContextManager["Rig"]):
         environment = {"SHOP_SECRET_KEY": self._key, "SHOP_DATABASE_URL": self.database_url}
         with _running([*command, "benchmark.baseline:app"], port, environment) as target:
             yield target
+
+
+def target_of(shop: LiveShop) -> Target:
+    """Return a running service as a target."""
+    return Target(shop.url, psutil.Process(shop.process.pid))
 
 
 def cpu_of_tree(process: psutil.Process) -> float:
