@@ -20,8 +20,8 @@ from argon2.exceptions import InvalidHashError, VerificationError
 from shop.errors import ServiceUnavailable
 
 T = TypeVar("T")
-# How much the hashing thread yields, as `nice` counts: measured in turns, reads kept nine tenths of their rate in a storm
-# of log-ins with this, and half without. Much more did harm: the thread then waits while it holds the interpreter's lock.
+# How much the hashing thread yields, as `nice` counts; docs/performance.md has what it buys. Much more did harm: the
+# thread was kept waiting while it held the interpreter's lock.
 NICENESS = 3
 
 
