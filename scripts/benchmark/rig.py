@@ -115,7 +115,11 @@ class Rig(AbstractContextManager["Rig"]):
 
     def cost(self, target: Target | None = None) -> Cost:
         """Return the CPU time spent so far, by the service or another target, and by the database."""
-        return Cost((target or self.target).cpu(), cpu_of_tree(self._postgres))
+        database = cpu_of_tree(self._postgres)
+        if target is None:
+            # The service has started the database, which is below it.
+            return Cost(self.target.cpu() - database, database)
+        return Cost(target.cpu(), database)
 
     def memory(self, shop: LiveShop | None = None) -> float:
         """Return the memory of the workers of the service, or of another, in megabytes; see `memory_of`."""
