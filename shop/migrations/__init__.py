@@ -29,20 +29,27 @@ class Migration(NamedTuple):
 def migrate(url: str) -> list[str]:
     """Apply what is pending and return the names, oldest first.
 
-    An advisory lock is held meanwhile, so that of two runs at once the second waits and then finds nothing to do.
+    Where something is pending, an advisory lock is held meanwhile, so that of two runs at once the second waits and
+    then finds nothing to do. Where nothing is, nothing is locked and nothing waits.
 
     Args:
-        url: ``postgresql://`` URL of a direct connection; a pooler in transaction mode cannot hold the lock.
+        url: ``postgresql://`` URL of a database, with a role that may change its schema. Best a direct connection:
+            what a pooler sets on its connections, such as time limits, would hold for migrations too.
 
     Raises:
         peewee.OperationalError: The database cannot be reached.
         peewee.DatabaseError: A migration failed; those before it stay applied, it itself is rolled back.
     """
     with _connected(url) as database:
-        database.execute_sql("SELECT pg_advisory_lock(%s)", (LOCK_KEY,))
-        # The lock goes with the connection, whatever happens.
-        applied: list[str] = _runner(database).up()
-        return applied
+        if all(migration.applied for migration in _runner(database).status()):
+            return []
+        # A transaction's lock, on a connection of its own. A session's lock would stay behind on whichever connection
+        # a pooler in transaction mode had lent, and the next run would wait for it for ever.
+        with _connected(url) as keeper, keeper.atomic():
+            keeper.execute_sql("SET LOCAL idle_in_transaction_session_timeout = 0")
+            keeper.execute_sql("SELECT pg_advisory_xact_lock(%s)", (LOCK_KEY,))
+            applied: list[str] = _runner(database).up()
+            return applied
 
 
 def status(url: str) -> list[Migration]:

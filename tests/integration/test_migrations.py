@@ -3,12 +3,12 @@
 import re
 import tempfile
 import threading
-from contextlib import closing
+from contextlib import closing, nullcontext
 from pathlib import Path
 from unittest import TestCase, mock
 
 import psycopg2
-from peewee import ForeignKeyField, ProgrammingError
+from peewee import ForeignKeyField, PostgresqlDatabase, ProgrammingError
 from psycopg2 import sql
 
 from shop import migrations
@@ -96,6 +96,22 @@ class MigratingTest(TestCase):
         for run in runs:
             run.join()
         self.assertEqual([[], [], [], ALL], sorted(results))
+
+    def test_a_start_on_a_database_that_is_up_to_date_waits_for_no_lock(self):
+        url = empty_database("shop_test_locked")
+        migrations.migrate(url)
+        with closing(psycopg2.connect(url)) as holder, holder.cursor() as cursor:
+            cursor.execute("SELECT pg_advisory_xact_lock(%s)", (migrations.LOCK_KEY,))
+            impatient = f"{url}{'&' if '?' in url else '?'}options=-c%20lock_timeout%3D1s"
+            self.assertEqual([], migrations.migrate(impatient))
+
+    def test_no_lock_stays_on_a_connection_as_a_pooler_would_keep_it(self):
+        url = empty_database("shop_test_pooled")
+        with closing(PostgresqlDatabase(url)) as pooled:
+            with mock.patch.object(migrations, "_connected", lambda _: nullcontext(pooled)):
+                self.assertEqual(ALL, migrations.migrate(url))
+            held = pooled.execute_sql("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'").fetchone()
+        self.assertEqual((0,), held)
 
     def test_a_migration_that_fails_is_undone_and_those_before_it_stay(self):
         url = empty_database("shop_test_failing")

