@@ -29,8 +29,8 @@ class Migration(NamedTuple):
 def migrate(url: str) -> list[str]:
     """Apply what is pending and return the names, oldest first.
 
-    Where something is pending, an advisory lock is held meanwhile, so that of two runs at once the second waits and then
-    finds nothing to do. Where nothing is, nothing is locked and nothing waits.
+    Where something is pending, an advisory lock is held meanwhile, so that of two runs at once the second waits and
+    then finds nothing to do. Where nothing is, nothing is locked and nothing waits.
 
     Args:
         url: ``postgresql://`` URL of a database, with a role that may change its schema. Best a direct connection:
