@@ -11,7 +11,7 @@ import threading
 import unicodedata
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TypeVar
 
 from argon2 import PasswordHasher, Type
@@ -20,8 +20,8 @@ from argon2.exceptions import InvalidHashError, VerificationError
 from shop.errors import ServiceUnavailable
 
 T = TypeVar("T")
-# How much the hashing thread yields, as `nice` counts. In a storm of log-ins reads keep nine tenths of their rate with
-# this and half without. Much more would do harm: it would be kept waiting while it holds the interpreter's lock.
+# How much the hashing thread yields, as `nice` counts; docs/performance.md has what it buys. Much more did harm: the
+# thread was kept waiting while it held the interpreter's lock.
 NICENESS = 3
 
 
@@ -43,7 +43,9 @@ class _HashingThread:
 def _yield_to_others() -> None:
     # A thread has a priority of its own on Linux only; elsewhere this would be the whole process's.
     if sys.platform == "linux":
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), os.getpriority(os.PRIO_PROCESS, 0) + NICENESS)
+        # Where that is forbidden, hashes are merely as important as answers.
+        with suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), os.getpriority(os.PRIO_PROCESS, 0) + NICENESS)
 
 
 _hashing_thread = _HashingThread()

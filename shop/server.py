@@ -25,6 +25,14 @@ from shop.settings import Settings, SettingsError
 
 # Requests in flight get this long to end when a worker is told to stop, in seconds.
 GRACE = 15
+# Connections that a worker accepts, idle ones included: well below the 1024 files that a process may usually open. If
+# all of them send at once, the last waits for 511 answers, half a second of work.
+CONNECTIONS = 512
+# Connections that wait to be accepted, for all workers.
+BACKLOG = 1024
+# A thread without work ends after so many seconds, granian's most: its database connection ends with it, and the next
+# would have to connect and prepare again.
+THREAD_IDLE = 600
 # What PostgreSQL says when it is shut down: nothing, or admin_shutdown.
 CONNECTION_LOST = (None, "57P01")
 # How often the server is told again to stop, in seconds; see `_stop_on_signal`.
@@ -98,7 +106,12 @@ def check_before_serving(settings: Settings) -> None:
 
 
 def make_server(settings: Settings) -> Any:
-    """Return the HTTP server as the service runs it; what it serves is for the caller to load."""
+    """Return the HTTP server as the service runs it; what it serves is for the caller to load.
+
+    Requests that find no free thread wait in a queue which granian does not bound, and it answers none by itself. What
+    it bounds is connections, each with one request at a time: so many are accepted by a worker, so many more wait in
+    the kernel, and any others are not let in (granian's src/workers.rs and src/blocking.rs).
+    """
     return Granian(
         "shop.app:create_app",
         address=settings.host,
@@ -108,6 +121,9 @@ def make_server(settings: Settings) -> Any:
         websockets=False,
         workers=settings.workers,
         blocking_threads=settings.threads,
+        blocking_threads_idle_timeout=THREAD_IDLE,
+        backpressure=CONNECTIONS,
+        backlog=BACKLOG,
         respawn_failed_workers=True,
         workers_kill_timeout=GRACE,
         log_level=LogLevels.error,

@@ -35,7 +35,7 @@ class Tokens:
     """Issues and verifies tokens.
 
     The checks of a token cost more than the query behind it, so a token that has passed them is remembered until it
-    expires: that saves a third of the CPU of a read (docs/performance.md). It is the whole token that is remembered;
+    expires: that saves a fifth of the CPU of a read (docs/performance.md). It is the whole token that is remembered;
     one that was refused never is. Other keys need another object.
 
     Args:

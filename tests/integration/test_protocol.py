@@ -207,7 +207,7 @@ class FailureTest(ApiTestCase):
         self.addCleanup(make_client)
         client.get("/livez")
         # The sandbox keeps its own connection open, so the service is made to connect as it would outside.
-        with mock.patch.object(Database, "rows", side_effect=OperationalError("connection refused")):
+        with mock.patch.object(Database, "_run", side_effect=OperationalError("connection refused")):
             for send in (
                 lambda: client.get("/readyz", status=503),
                 lambda: client.post("/users", UserFactory.body(), status=503),

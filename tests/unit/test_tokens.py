@@ -1,6 +1,11 @@
 """`shop.tokens` and `shop.passwords`: what verifies, what does not, and the work that it takes."""
 
+import os
+import signal
+import sys
+import threading
 import unittest
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from unittest import mock
@@ -8,7 +13,7 @@ from unittest import mock
 import jwt
 
 from shop.errors import InvalidToken, ServiceUnavailable
-from shop.passwords import Passwords
+from shop.passwords import NICENESS, Passwords
 from shop.tokens import Actor, Tokens
 
 KEY, OLD_KEY = "k" * 32, "o" * 32
@@ -158,3 +163,27 @@ class PasswordsTest(unittest.TestCase):
             raise InvalidToken
         with self.passwords.place():
             self.assertTrue(self.passwords.verify(self.passwords.hash("secret1"), "secret1"))
+
+    def test_one_thread_hashes_and_yields_to_the_others(self):
+        seen = []
+
+        def hash_and_look(*_):
+            seen.append((threading.current_thread(), os.getpriority(os.PRIO_PROCESS, threading.get_native_id())))
+            return "hash"
+
+        argon2 = mock.Mock(hash=hash_and_look)
+        with mock.patch.object(self.passwords, "_argon2", argon2), ThreadPoolExecutor(3) as threads:
+            self.assertEqual(["hash"] * 3, list(threads.map(self.passwords.hash, ["a", "b", "c"])))
+        self.assertEqual(1, len(set(seen)), seen)
+        if sys.platform == "linux":
+            self.assertEqual(os.getpriority(os.PRIO_PROCESS, 0) + NICENESS, seen[0][1])
+
+    def test_a_process_that_was_forked_hashes_with_a_thread_of_its_own(self):
+        with warnings.catch_warnings():
+            # Python warns of forking a process that has threads; this is the reason why.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            child = os.fork()
+        if child == 0:
+            signal.alarm(30)
+            os._exit(0 if self.passwords.verify(self.passwords.hash("secret1"), "secret1") else 1)
+        self.assertEqual(0, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from typing import NamedTuple
 
 from benchmark import rows
-from benchmark.load import Load, Measured
+from benchmark.load import CONNECTIONS, Load, Measured
 from benchmark.operations import LOG_IN, OPERATIONS, Operation
 from benchmark.plan import Plan, Report, figure, median, say
 from benchmark.rig import Rig, Target
@@ -62,12 +62,13 @@ def measure_with_baseline(plan: Plan) -> Report:
 
 
 def sample(rig: Rig, operation: Operation, seconds: float, target: Target | None = None) -> Sample:
-    """Measure one operation, after a second of warming up."""
-    load = rig.load(operation, target)
-    connections = {"connections": LOGINS_AT_ONCE} if operation is LOG_IN else {}
-    load.run(1, **connections)
+    """Measure one operation, after a second of warming up; not log-ins, of which some would still hold their places."""
+    is_login = operation is LOG_IN
+    load = rig.load(operation, target, patient=is_login)
+    if not is_login:
+        load.run(1)
     before = rig.cost(target)
-    measured = load.run(seconds, **connections)
+    measured = load.run(seconds, LOGINS_AT_ONCE if is_login else CONNECTIONS)
     spent = rig.cost(target).since(before)
     return Sample(measured, spent.server / measured.requests, spent.database / measured.requests)
 

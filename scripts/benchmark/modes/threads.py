@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from benchmark.modes.operations import Sample, sample
 from benchmark.operations import GET_USER, PLACE_ORDER, READS, Operation
 from benchmark.plan import Plan, Report, figure, median, say
-from benchmark.rig import Rig, Target
+from benchmark.rig import Rig, Target, target_of
 
 THREADS = (1, 2, 4, 8, 16)
 MEASURED = (GET_USER, READS[1], PLACE_ORDER)
@@ -21,7 +21,7 @@ def measure(plan: Plan) -> Report:
     with ExitStack() as running:
         rig = running.enter_context(Rig(plan.orders))
         targets: dict[int, Target] = {
-            number: running.enter_context(rig.another("--threads", str(number))) for number in numbers
+            number: target_of(running.enter_context(rig.another("--threads", str(number)))) for number in numbers
         }
         for round_ in range(plan.rounds):
             for operation in MEASURED:
