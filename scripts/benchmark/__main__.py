@@ -9,7 +9,7 @@ from types import FrameType
 from typing import NoReturn
 
 from benchmark import load
-from benchmark.modes import operations, scale, soak, storm, threads, tricks
+from benchmark.modes import chaos, operations, rolling, scale, soak, storm, threads, tricks
 from benchmark.plan import Plan, Report
 
 # Each takes the plan and returns what it has measured; another kind of measurement is another row here.
@@ -24,7 +24,16 @@ MODES: dict[str, tuple[Callable[[Plan], Report], str]] = {
         "each operation with 10 000, 100 000, 1 000 000 and, where the disk allows, 10 000 000 orders",
     ),
     "soak": (soak.measure, "memory over time, and the connections that are left at the end"),
+    "rolling": (rolling.measure, "instances that replace each other under load: no request may fail"),
+    "chaos": (
+        chaos.measure,
+        "kill -9 at random moments under load: no acknowledged order may be missing, or there twice",
+    ),
 }
+# They are asked for by their length.
+LASTING = ("soak", "rolling", "chaos")
+# Their clients keep account of each order.
+WITHOUT_WRK = ("rolling", "chaos")
 
 
 def main() -> int:
@@ -38,20 +47,20 @@ def main() -> int:
 
         suite.measure(options.rounds or 15)
         return 0
-    if not load.is_installed():
+    mode = next((name for name in MODES if getattr(options, name, None)), "operations")
+    if mode not in WITHOUT_WRK and not load.is_installed():
         print(f"bench: {load.MISSING}", file=sys.stderr)
         return 2
-    mode = next((name for name in MODES if getattr(options, name, None)), "operations")
     plan = Plan(
         seconds=options.seconds or (2 if options.quick else 5),
         rounds=options.rounds or (1 if options.quick else 3),
         orders=options.orders or (scale.SIZES[-1] if mode == "scale" else 1_000_000),
-        soak=options.soak or 0,
+        length=next((getattr(options, name) for name in LASTING if getattr(options, name)), 0),
         threads=options.threads or (),
     )
     report = MODES[mode][0](plan)
     print(json.dumps(report._asdict(), indent=2) if options.json else report.text())
-    return 0
+    return 0 if report.held else 1
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -62,7 +71,8 @@ def _parser() -> argparse.ArgumentParser:
     kinds.add_argument(
         "--threads", type=_numbers, metavar="N,N…", help=f"{MODES['threads'][1]}, or as many as are named"
     )
-    kinds.add_argument("--soak", type=int, metavar="SECONDS", help=MODES["soak"][1])
+    for name in LASTING:
+        kinds.add_argument(f"--{name}", type=int, metavar="SECONDS", help=MODES[name][1])
     kinds.add_argument("--suite", action="store_true", help="what the tests are built on: a sandbox, a clone, a row")
     parser.add_argument("--quick", action="store_true", help="one short round: about a minute")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")

@@ -13,14 +13,14 @@ class Plan(NamedTuple):
         seconds: Length of one measurement.
         rounds: How often each is made. Rounds alternate, so that a machine that slows down slows all of them.
         orders: How many orders the database has at first.
-        soak: Length of a soak, in seconds.
+        length: Length of what is asked for by its length (a soak, chaos, rolling restarts), in seconds.
         threads: Numbers of threads to compare; none for the usual ones.
     """
 
     seconds: float
     rounds: int
     orders: int
-    soak: int
+    length: int
     threads: tuple[int, ...]
 
 
@@ -32,12 +32,14 @@ class Report(NamedTuple):
         columns: Names of the columns.
         lines: The figures: the first of a line is its name.
         notes: Sentences below.
+        held: Whether what was promised held; False makes the exit status 1.
     """
 
     about: dict[str, str]
     columns: Sequence[str]
     lines: Sequence[Sequence[Any]]
     notes: Sequence[str] = ()
+    held: bool = True
 
     def text(self) -> str:
         """Return it for a person."""

@@ -274,14 +274,14 @@ def an_order(user_id: str) -> dict[str, Any]:
 def roll(
     old: LiveShop, start_new: Callable[[], LiveShop]
 ) -> Iterator[tuple[Callable[[], str], Callable[[], LiveShop]]]:
-    """Yield a front of `old`, and a function that replaces `old` behind it by a new instance, which it returns.
+    """Yield a front of `old`, and a function that replaces what is behind it by a new instance, which it returns.
 
     The front is what a load balancer is to its clients' connections: it asks every instance for its readiness, again
     and again, and names one that is ready.
 
     Args:
         old: An instance that serves, and drains for longer than the front takes from one look to the next.
-        start_new: Starts the other one, on the same database.
+        start_new: Starts another one, on the same database.
     """
     instances = [old]
     ready = [old.url]
@@ -292,12 +292,13 @@ def roll(
             ready[:] = [shop.url for shop in instances.copy() if _is_ready(shop.url)] or ready
 
     def replace() -> LiveShop:
+        (leaving,) = instances
         new = start_new()
         instances.append(new)
         until(lambda: new.url in ready, "the front knows the new instance")
-        old.terminate()
-        old.wait()
-        instances.remove(old)
+        leaving.terminate()
+        leaving.wait()
+        instances.remove(leaving)
         return new
 
     front = threading.Thread(target=look)

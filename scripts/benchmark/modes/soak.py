@@ -20,12 +20,12 @@ COLUMNS = ("seconds", "workers MB", "database connections")
 
 
 def measure(plan: Plan) -> Report:
-    """Send a mixed load for `plan.soak` seconds, and look at the workers meanwhile."""
+    """Send a mixed load for `plan.length` seconds, and look at the workers meanwhile."""
     say("making the rows")
     with Rig(plan.orders) as rig:
         # A service of its own, so that the database is still there to be asked when it has stopped.
         with rig.another() as shop:
-            seen, measured = _soak(rig, shop, plan.soak)
+            seen, measured = _soak(rig, shop, plan.length)
             at_the_end, about = rig.connections(), rig.about()
         left = rig.connections()
     limit = DEFAULTS["workers"].default * DEFAULTS["threads"].default
