@@ -231,7 +231,9 @@ class Load:
             thread.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            self._patience = 0
         self._over.set()
         for thread in self._threads:
             thread.join(2 * LIMIT)
@@ -258,8 +260,8 @@ class Load:
                 if self._over.is_set():
                     return
                 key = f"client-{client}-{number}"
-                deadline = time.monotonic() + self._patience
-                while not self._acknowledged(connection, key) and time.monotonic() < deadline:
+                since = time.monotonic()
+                while not self._acknowledged(connection, key) and time.monotonic() < since + self._patience:
                     time.sleep(PAUSE)
 
     def _acknowledged(self, connection: Connection, key: str) -> bool:

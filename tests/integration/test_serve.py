@@ -408,11 +408,11 @@ class MigrateTest(ServeTestCase):
         embedded.start()
         with closing(psycopg2.connect(embedded.url)) as connection, connection.cursor() as cursor:
             connection.autocommit = True
-            cursor.execute("SELECT pg_advisory_lock(%s)", (migrations.LOCK_KEY,))
+            cursor.execute("BEGIN; LOCK TABLE schema_migration")
             with ThreadPoolExecutor(1) as thread:
                 joined = thread.submit(run_shop, "migrate", "--data-dir", home)
                 try:
-                    until(lambda: self.waits_for_the_lock(cursor), "the command waits for its turn to migrate")
+                    until(lambda: self.waits_for_the_lock(cursor), "the command waits to look what is pending")
                 finally:
                     # In any case: the command waits for us, and the end of this block waits for the command.
                     embedded.stop()
@@ -420,7 +420,7 @@ class MigrateTest(ServeTestCase):
 
     @staticmethod
     def waits_for_the_lock(cursor: Any) -> bool:
-        cursor.execute("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted")
+        cursor.execute("SELECT count(*) FROM pg_locks WHERE NOT granted")
         return cursor.fetchone() == (1,)
 
     def empty_database(self) -> str:

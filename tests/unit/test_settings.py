@@ -1,9 +1,12 @@
 """`shop.settings`: what is refused, in which words, and that secrets do not show."""
 
 import os
+import re
 import unittest
+from pathlib import Path
 from unittest import mock
 
+from shop.database import Database
 from shop.settings import Settings, SettingsError
 
 KEY = "k" * 32
@@ -59,3 +62,15 @@ class SettingsTest(unittest.TestCase):
 
     def test_an_empty_variable_is_an_unset_one(self):
         self.assertIsNone(load(SHOP_SECRET_KEY="").secret_key)
+
+
+class PoolerTest(unittest.TestCase):
+    """deploy/pgbouncer.ini, which makes the settings that the service would make and PgBouncer drops."""
+
+    def test_it_makes_the_settings_of_a_direct_connection(self):
+        direct = Database(None)
+        direct.configure(load(SHOP_DATABASE_URL="postgresql://shop@localhost/shop"))
+        wanted = dict(re.findall(r"-c (\w+)=(\S+)", direct.connect_params["options"]))
+        pooled = (Path(__file__).parents[2] / "deploy/pgbouncer.ini").read_text("utf-8")
+        made = dict(re.findall(r"SET (\w+) = '*([^';]+)", pooled)) | dict(re.findall(r" (timezone)=(\S+)", pooled))
+        self.assertEqual(wanted, made)
