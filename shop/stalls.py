@@ -75,7 +75,7 @@ class Entrance:
 class StatementWatch:
     """Hangs up on a server that has been silent for longer than a statement may take.
 
-    That costs a statement two assignments. A wait callback for the driver, its own way to a time limit on our side, cost
+    That costs a statement two assignments. A wait callback, the driver's own way to a time limit on our side, cost
     each statement 3 of the 15 microseconds that it took.
 
     Args:
