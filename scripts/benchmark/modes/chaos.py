@@ -101,6 +101,7 @@ def _stored(home: Path) -> dict[str, int]:
 
 def _report(plan: Plan, load: Load, strikes: list[tuple[str, float]], stored: dict[str, int]) -> Report:
     lost = load.acknowledged.keys() - stored.keys()
+    unknown = stored.keys() - load.acknowledged.keys()
     twice = [key for key, times in stored.items() if times > 1]
     # A connection that broke has no answer; whoever got one got an order, or was told to come again.
     strange = {one.answer.status for one in load.outcomes if one.answer is not None} - {200, 201, 503}
@@ -126,8 +127,7 @@ def _report(plan: Plan, load: Load, strikes: list[tuple[str, float]], stored: di
         lines,
         [
             f"{len(load.acknowledged)} orders acknowledged, after {again} requests that had to be sent again;",
-            f"{len(lost)} of them lost, {len(twice)} there twice; {len(stored.keys() - load.acknowledged.keys())} stored of"
-            " which no client knows.",
+            f"{len(lost)} of them lost, {len(twice)} there twice; {len(unknown)} stored of which no client knows.",
             f"answers other than 200, 201 and 503: {', '.join(map(str, sorted(strange))) or 'none'}.",
         ],
         held=not (lost or twice or strange),
