@@ -65,7 +65,6 @@ PAUSE = 0.05
 LONGEST_STALL = 15.0
 # The same in two databases whose rows are the same, whatever their order.
 CHECKSUM = "SELECT count(*), sum(hashtextextended(t::text, 0)) FROM {} AS t"
-
 COUNT_CONNECTIONS = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'shop'"
 # Migrations as a later version may bring them: the schema only gains.
 EXPAND = "def up(migrator, db):\n    db.execute_sql('ALTER TABLE orders ADD COLUMN note text')\n"
@@ -76,7 +75,6 @@ def up(migrator, db):
     db.execute_sql("DROP INDEX CONCURRENTLY IF EXISTS orders_note_idx")
     db.execute_sql("CREATE INDEX CONCURRENTLY orders_note_idx ON orders (user_id, note)")
 """
-
 # Columns of the table at the end.
 WIDTH = 120
 
@@ -161,7 +159,7 @@ def make_place(name: str, owner: Path) -> Path:
     """Make a directory for a server beside `owner`, with the same owner, and a folder for its socket."""
     place = home / name
     for folder in (place, place / "socket"):
-        folder.mkdir(mode=0o711)
+        folder.mkdir(mode=0o700)  # everyone who reaches the socket is trusted
         shutil.chown(folder, owner.stat().st_uid, owner.stat().st_gid)
     return place
 
@@ -425,7 +423,7 @@ class FailoverTest(ScaleTestCase):
         after = len(load.acknowledged) - before
         note("failover", "orders acknowledged before and after", f"{before} and {after}, {load.rate}")
         note("failover", "lost, stored twice", "0, 0")
-        note("failover", "writes stalled", f"{load.longest_gap:.2f} s, promotion {promoted:.2f} s of it")
+        note("failover", "writes stalled", f"{load.longest_gap:.2f} s; pg_ctl promote took {promoted:.2f} s")
         note("failover", "answers meanwhile", ", ".join(f"{times} of {what}" for what, times in load.refusals.items()))
 
 
