@@ -8,6 +8,7 @@ import falcon
 
 from shop.api import docs, health, middleware, orders, problems, users
 from shop.api.description import describe
+from shop.api.observation import Observation, Observer
 from shop.cursors import Cursors
 from shop.database import database
 from shop.passwords import Passwords
@@ -31,21 +32,25 @@ class Parts(NamedTuple):
     clock: Callable[[], datetime]
 
 
-def create_app(settings: Settings, *, clock: Callable[[], datetime] = utc_now) -> falcon.App[Any, Any]:
+def create_app(
+    settings: Settings, *, clock: Callable[[], datetime] = utc_now, observer: Observer | None = None
+) -> falcon.App[Any, Any]:
     """Return the service as a WSGI application.
 
     Args:
         settings: Where the database is, the keys, the limits.
         clock: Returns the current time, aware; tests bring their own.
+        observer: Notes every request; None where nobody wants to know.
 
     Raises:
         ValueError: `settings` lacks the database's URL or the secret key.
     """
-    parts = make_parts(settings, clock)
+    parts = make_parts(settings, clock, observer)
     database.configure(settings)
     app: falcon.App[Any, Any] = falcon.App(
         middleware=[
             middleware.RequestId(),
+            *([Observation(observer)] if observer else []),
             middleware.OnePathEach(),
             middleware.BodyLimit(settings.max_body),
             middleware.Authentication(parts.tokens),
@@ -57,7 +62,7 @@ def create_app(settings: Settings, *, clock: Callable[[], datetime] = utc_now) -
     return app
 
 
-def make_parts(settings: Settings, clock: Callable[[], datetime] = utc_now) -> Parts:
+def make_parts(settings: Settings, clock: Callable[[], datetime] = utc_now, observer: Observer | None = None) -> Parts:
     """Return what the resources are made with; arguments and errors as for `create_app`."""
     if settings.secret_key is None:
         raise ValueError("settings.secret_key is required")
@@ -68,6 +73,7 @@ def make_parts(settings: Settings, clock: Callable[[], datetime] = utc_now) -> P
         parallelism=settings.argon2_parallelism,
         # Half of the threads at most: the others answer what needs no hash.
         places=max(1, settings.threads // 2),
+        note=observer.note_hashing if observer else lambda _: None,
     )
     throttle = Throttle(max_failures=settings.login_max_failures, window=settings.login_window)
     tokens = Tokens(*keys, lifetime=settings.token_ttl, clock=clock)

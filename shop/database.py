@@ -10,7 +10,8 @@ import hashlib
 import itertools
 import re
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 from peewee import (
     SQL,
@@ -61,9 +62,11 @@ class Database(PostgresqlDatabase):
 
     Attributes:
         prepares: Whether statements are prepared on the server.
+        connection_hooks: Called with each new connection.
     """
 
     prepares = True
+    connection_hooks: ClassVar[list[Callable[[connection], None]]] = []
     _state: Any  # Peewee's, of the calling thread
 
     def init(self, database: str | None, *args: Any, **options: Any) -> None:
@@ -187,6 +190,8 @@ class Database(PostgresqlDatabase):
         # everywhere else in the service.
         register_type(_UUID_AS_TEXT, conn)
         register_default_jsonb(conn, loads=lambda text: exactjson.loads(text.encode()))
+        for hook in self.connection_hooks:
+            hook(conn)
 
 
 class Slot(ColumnBase):

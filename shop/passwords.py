@@ -2,7 +2,7 @@
 
 import threading
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from argon2 import PasswordHasher, Type
@@ -23,14 +23,24 @@ class Passwords:
         memory_cost: Memory of one hash, in KiB.
         parallelism: Lanes.
         places: How many requests may be at hashing at a time, the one that hashes and those that wait.
+        note: Called with 1 when a request takes its place, and with -1 when it gives it back.
     """
 
-    def __init__(self, *, time_cost: int, memory_cost: int, parallelism: int, places: int) -> None:
+    def __init__(
+        self,
+        *,
+        time_cost: int,
+        memory_cost: int,
+        parallelism: int,
+        places: int,
+        note: Callable[[int], None] = lambda _: None,
+    ) -> None:
         self._argon2 = PasswordHasher(
             time_cost=time_cost, memory_cost=memory_cost, parallelism=parallelism, type=Type.ID
         )
         self._one_at_a_time = threading.Lock()
         self._places = threading.BoundedSemaphore(places)
+        self._note = note
         # Verified in place of the hash that an unknown account does not have.
         self._nobodys_hash = self.hash("nobody's password")
 
@@ -43,9 +53,11 @@ class Passwords:
         """
         if not self._places.acquire(blocking=False):
             raise ServiceUnavailable("Too many log-ins and registrations at the moment")
+        self._note(1)
         try:
             yield
         finally:
+            self._note(-1)
             self._places.release()
 
     def hash(self, password: str) -> str:

@@ -1,7 +1,6 @@
 """Running the service: the database it starts when it is given none, and the worker processes."""
 
 import ctypes
-import logging
 import os
 import secrets
 import signal
@@ -19,9 +18,12 @@ from granian.constants import HTTPModes, Interfaces
 from granian.log import LogLevels
 from pydantic import SecretStr
 
-from shop import database
+from shop import database, logs
+from shop.addresses import Proxies
+from shop.api.observation import Observer
 from shop.app import create_app
 from shop.embedded import EmbeddedPostgres, default_home
+from shop.metrics import Metrics, exported
 from shop.settings import Settings, SettingsError
 
 # Requests in flight get this long to end when a worker is told to stop, in seconds.
@@ -30,6 +32,14 @@ GRACE = 15
 CONNECTION_LOST = (None, "57P01")
 # How often the server is told again to stop, in seconds; see `_stop_on_signal`.
 REMINDER = 0.2
+# Granian's own records go where all others go: to the handler of the root.
+GRANIAN_LOG = {
+    "formatters": {},
+    "handlers": {},
+    # It advises fewer threads than are chosen here, at each start: they wait for the database most of the time.
+    "filters": {"no advice": {"()": lambda: lambda record: "threads, which seems" not in record.getMessage()}},
+    "loggers": {"_granian": {"handlers": [], "filters": ["no advice"], "propagate": True}},
+}
 # A parameter of glibc's mallopt, from its malloc.h: the most heaps that threads share.
 M_ARENA_MAX = -8
 
@@ -90,14 +100,30 @@ def check_before_serving(settings: Settings) -> None:
     if settings.database_url is not None and settings.secret_key is None:
         raise SettingsError("SHOP_SECRET_KEY is required beside SHOP_DATABASE_URL")
     # The server's own sockets share a port silently (SO_REUSEPORT); this one would not.
-    family, kind, protocol, _, address = _resolve(settings.host, settings.port)
+    with _listening("SHOP_HOST", settings.host, settings.port, "--port"):
+        if settings.metrics_port is not None:
+            with _listening("SHOP_METRICS_HOST", settings.metrics_host, settings.metrics_port, "SHOP_METRICS_PORT"):
+                pass
+
+
+@contextmanager
+def _listening(variable: str, host: str, port: int, option: str) -> Iterator[None]:
+    """Have an address taken meanwhile.
+
+    Raises:
+        SettingsError: The host, which comes from `variable`, is no address of this machine.
+        PortInUse: The port, which comes from `option`, is taken.
+    """
+    family, kind, protocol, _, address = _resolve(host, port, variable)
     with socket.socket(family, kind, protocol) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(address)
+            probe.listen()
         except OSError as error:
-            where = f"{settings.host}:{settings.port}"
-            raise PortInUse(f"cannot listen on {where}: {error.strerror}; choose another with --port") from error
+            where = f"{host}:{port}"
+            raise PortInUse(f"cannot listen on {where}: {error.strerror}; choose another with {option}") from error
+        yield
 
 
 def serve(settings: Settings, *, on_ready: Callable[[str], None]) -> None:
@@ -118,7 +144,8 @@ def serve(settings: Settings, *, on_ready: Callable[[str], None]) -> None:
         blocking_threads=settings.threads,
         respawn_failed_workers=True,
         workers_kill_timeout=GRACE,
-        log_level=LogLevels.error,
+        log_level=LogLevels(settings.log_level),
+        log_dictconfig=GRANIAN_LOG,
     )
     # A thread waits for the signals. In a handler, granian would take the lock of the very event that its main thread
     # is about to wait for, and hang. The workers inherit the blocked signals, see `_worker_app`.
@@ -127,7 +154,9 @@ def serve(settings: Settings, *, on_ready: Callable[[str], None]) -> None:
     threading.Thread(target=_stop_on_signal, args=(server, stopping), daemon=True).start()
     threading.Thread(target=_announce, args=(settings, on_ready), daemon=True).start()
     try:
-        server.serve(target_loader=partial(_worker_app, settings), wrap_loader=False)
+        # Only now: the signals are to be blocked in the threads that serve the metrics too.
+        with exported(settings) as folder:
+            server.serve(target_loader=partial(_worker_app, settings, folder), wrap_loader=False)
     except SystemExit:
         # Some process managers signal the workers too. A worker that is quicker than the server is no failure then.
         if not server.interrupt_signal:
@@ -150,17 +179,20 @@ def _stop_on_signal(server: Any, stopping: set[signal.Signals]) -> None:
         pause.wait(REMINDER)
 
 
-def _worker_app(settings: Settings) -> Callable[..., Any]:
+def _worker_app(settings: Settings, metrics_folder: Path | None) -> Callable[..., Any]:
     """Build the application inside a worker process."""
+    writer = logs.configure(settings)
     # Of the signals that stop the service a worker heeds SIGTERM alone, by which the server stops it: a terminal's
     # Ctrl-C goes to all processes, and a worker that gets two signals may ignore both. Until granian has set its
     # handler there is nothing in flight, and the one inherited from the server would swallow the signal.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     _share_one_heap()
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     threading.Thread(target=_stop_with_parent, daemon=True).start()
-    return create_app(settings)
+    metrics = Metrics(metrics_folder, settings.threads) if metrics_folder else None
+    return create_app(
+        settings, observer=Observer(writer, metrics, Proxies(settings.trusted_proxies), settings.slow_query_ms)
+    )
 
 
 def _share_one_heap() -> None:
@@ -196,11 +228,11 @@ def _announce(settings: Settings, on_ready: Callable[[str], None]) -> None:
     on_ready(f"http://{host}:{settings.port}")
 
 
-def _resolve(host: str, port: int) -> Any:
+def _resolve(host: str, port: int, variable: str = "SHOP_HOST") -> Any:
     try:
         return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except (socket.gaierror, UnicodeError) as error:
-        raise SettingsError(f"SHOP_HOST {host!r} is not an address of this machine") from error
+        raise SettingsError(f"{variable} {host!r} is not an address of this machine") from error
 
 
 def _kept_key(path: Path) -> str:

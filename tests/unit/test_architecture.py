@@ -23,6 +23,7 @@ LAYERS = (
     {"shop.throttle"},
     {"shop.models"},
     {"shop.database"},
+    {"shop.addresses", "shop.logs", "shop.metrics"},
     {
         "shop.migrations",
         "shop.tokens",
@@ -102,9 +103,10 @@ class ImportTest(unittest.TestCase):
                     )
 
     def test_nothing_but_settings_reads_the_environment(self):
-        # The embedded server passes an environment on to its programs; it takes no setting from it.
+        # The embedded server passes an environment on to its programs, and metrics tell their library, which looks
+        # nowhere else, where its files are; neither takes a setting from it.
         for module, tree in MODULES.items():
-            if module.startswith("shop.embedded"):
+            if module.startswith("shop.embedded") or module == "shop.metrics":
                 continue
             with self.subTest(module):
                 read = {n.attr for n in ast.walk(tree) if isinstance(n, ast.Attribute)} & {"environ", "getenv"}
