@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import falcon
 
-from shop.api import docs, health, middleware, orders, problems, users
+from shop.api import docs, health, middleware, orders, problems, responses, users
 from shop.api.description import describe
 from shop.api.observation import Observation, Observer
 from shop.cursors import Cursors
@@ -54,7 +54,8 @@ def create_app(
             middleware.OnePathEach(),
             middleware.BodyLimit(settings.max_body),
             middleware.Authentication(parts.tokens),
-        ]
+        ],
+        response_type=responses.Response,
     )
     problems.install(app)
     for template, resource in make_routes(parts).items():

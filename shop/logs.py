@@ -10,7 +10,6 @@ import os
 import threading
 import traceback
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -70,9 +69,11 @@ class Writer:
             fields: What else is known, in the order of the line.
         """
         line = _as_text(level, message, fields) if self._as_text else _as_json(level, message, fields)
-        # Nobody reads the log any more. That is no reason to refuse a request.
-        with suppress(OSError):
+        try:
             os.write(self._descriptor, line)
+        except OSError:
+            # Nobody reads the log any more. That is no reason to refuse a request.
+            return
 
 
 def configure(settings: Settings) -> Writer:
@@ -145,11 +146,12 @@ def _as_json(level: str, message: str, fields: Mapping[str, object]) -> bytes:
         # Lone surrogates: JSON has no way to say them.
         line |= {name: _encodable(value) for name, value in line.items() if isinstance(value, str)}
         text = orjson.dumps(line, option=options)
-    excess = len(text) - LONGEST_LINE
-    if excess > 0:
-        # A character has a byte at least.
-        longest = max((name for name in line if isinstance(line[name], str)), key=lambda name: len(str(line[name])))
-        line[longest] = _shortened(str(line[longest]), max(0, len(str(line[longest])) - excess))
+    while (excess := len(text) - LONGEST_LINE) > 0:
+        sizes = {name: len(orjson.dumps(value)) for name, value in line.items() if isinstance(value, str)}
+        longest = max(sizes, key=lambda name: sizes[name])
+        value, size = str(line[longest]), sizes[longest]
+        # As if all its characters took the same room; where they do not, another round does the rest.
+        line[longest] = _shortened(value, max(0, len(value) * (size - excess) // size - 1))
         text = orjson.dumps(line, option=options)
     return text
 

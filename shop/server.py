@@ -1,11 +1,13 @@
 """Running the service: the database it starts when it is given none, and the worker processes."""
 
 import ctypes
+import logging
 import os
 import secrets
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -36,12 +38,30 @@ REMINDER = 0.2
 GRANIAN_LOG = {
     "formatters": {},
     "handlers": {},
-    # It advises fewer threads than are chosen here, at each start: they wait for the database most of the time.
-    "filters": {"no advice": {"()": lambda: lambda record: "threads, which seems" not in record.getMessage()}},
-    "loggers": {"_granian": {"handlers": [], "filters": ["no advice"], "propagate": True}},
+    "filters": {"true": {"()": "shop.server.OnlyTrue"}},
+    "loggers": {"_granian": {"handlers": [], "filters": ["true"], "propagate": True}},
 }
 # A parameter of glibc's mallopt, from its malloc.h: the most heaps that threads share.
 M_ARENA_MAX = -8
+
+
+class OnlyTrue(logging.Filter):
+    """Keeps records of granian's that would alarm somebody for nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._stopping = float("inf")
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Tell whether `record` is to be logged."""
+        message = record.getMessage()
+        if message.startswith("Shutting down"):
+            self._stopping = time.monotonic()
+        if "refused to gracefully stop" in message:
+            # It looks whether a worker lives while another of its threads waits for it, and may not see that it ended.
+            return time.monotonic() >= self._stopping + GRACE
+        # It advises fewer threads than are chosen here, at each start: they wait for the database most of the time.
+        return "Python threads, which seems" not in message
 
 
 class PortInUse(Exception):
