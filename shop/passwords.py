@@ -10,6 +10,9 @@ from argon2.exceptions import InvalidHashError, VerificationError
 
 from shop.errors import ServiceUnavailable
 
+# The longest password that can be registered, in characters.
+MAX_LENGTH = 255
+
 
 class Passwords:
     """Hashes and verifies passwords.
@@ -84,4 +87,5 @@ class Passwords:
 
 def _normalized(password: str) -> str:
     # RFC 8265, section 4.2: one password, however a keyboard composes its accents.
-    return unicodedata.normalize("NFC", password)
+    # A longer one is nobody's, and putting a mebibyte of accents in order takes minutes.
+    return unicodedata.normalize("NFC", password) if len(password) <= MAX_LENGTH else password
