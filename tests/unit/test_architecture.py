@@ -139,3 +139,30 @@ class ReadmeTest(unittest.TestCase):
             with self.subTest(package):
                 row = re.search(rf"^\|[^|]*\b{re.escape(package)}\b[^|]*\|.+\|.+\|$", self.readme, re.M)
                 self.assertIsNotNone(row, "the table of dependencies has no such row")
+
+
+class SecurityTest(unittest.TestCase):
+    """SECURITY.md promises only what a test holds."""
+
+    def test_every_test_that_it_names_exists(self):
+        rows = re.findall(r"^\| .* \|$", (ROOT / "SECURITY.md").read_text("utf-8"), re.M)[1:]
+        self.assertGreater(len(rows), 10)
+        for row in rows:
+            names = re.findall(r"`(tests\.[\w.]+)`", row)
+            with self.subTest(row.split("|")[1].strip()):
+                self.assertTrue(names, "a defence names the test that shows it")
+                self.assertEqual([], [name for name in names if not is_a_test(name)])
+
+
+def is_a_test(name: str) -> bool:
+    """Tell whether `name`, as unittest takes it, is a test; nothing is imported."""
+    module, class_name, test = name.rsplit(".", 2)
+    path = ROOT.joinpath(*module.split(".")).with_suffix(".py")
+    if not path.exists():
+        return False
+    classes = [node for node in ast.parse(path.read_text("utf-8")).body if isinstance(node, ast.ClassDef)]
+    return any(
+        isinstance(node, ast.FunctionDef) and (found.name, node.name) == (class_name, test)
+        for found in classes
+        for node in found.body
+    )
