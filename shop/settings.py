@@ -77,8 +77,8 @@ class Settings(BaseSettings):
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info",
-        description="what is logged at least: `debug`, `info`, `warning` or `error`; a request is `info`, and `error` "
-        "from status 500 on",
+        description="what is logged at least: `debug`, `info`, `warning` or `error`; a request is `info`, `warning` "
+        "with a 503, `error` with a 500",
     )
     slow_query_ms: int = Field(
         500, ge=0, description="from how many milliseconds on a statement is logged, without its values; 0 is never"

@@ -2,7 +2,7 @@
 
 import logging
 from time import perf_counter
-from typing import Any
+from typing import Any, NamedTuple
 
 import falcon
 
@@ -12,6 +12,16 @@ from shop.logs import Writer, current
 from shop.metrics import Metrics
 
 log = logging.getLogger(__name__)
+
+
+class _Level(NamedTuple):
+    name: str
+    number: int
+
+
+_INFO = _Level("info", logging.INFO)
+# A 503 is nobody's mistake, and ends by itself or with the outage.
+_LEVELS = {500: _Level("error", logging.ERROR), 503: _Level("warning", logging.WARNING)}
 
 
 class Observer:
@@ -64,7 +74,7 @@ class Observation:
         self._writer = observer.writer
         self._metrics = observer.metrics
         self._proxies = observer.proxies
-        self._logs_successes = observer.writer.level <= logging.INFO
+        self._logged = observer.writer.level
 
     def process_request(self, request: falcon.Request, _response: falcon.Response) -> None:
         """Begin to measure."""
@@ -87,15 +97,16 @@ class Observation:
         if self._metrics:
             kind = request.method, request.uri_template, status
             self._metrics.end(noted.get("cell"), kind, seconds, noted.get("problem"))
-        if self._logs_successes or status >= 500:
-            self._write(request, noted, status, seconds)
+        level = _LEVELS.get(status, _INFO)
+        if level.number >= self._logged:
+            self._write(request, noted, level.name, status, seconds)
         current.request_id = None
 
-    def _write(self, request: falcon.Request, noted: dict[str, Any], status: int, seconds: float) -> None:
+    def _write(self, request: falcon.Request, noted: dict[str, Any], level: str, status: int, seconds: float) -> None:
         environ = request.env
         actor = noted.get("actor")
         self._writer.write(
-            "error" if status >= 500 else "info",
+            level,
             "request",
             {
                 "request_id": noted.get("request_id"),

@@ -219,6 +219,7 @@ class SecretsTest(ObservationTestCase):
             self.assertEqual(500, self.connection.post("/users", person, X_Request_ID="refused").status)
             cursor.execute("ALTER TABLE users DROP CONSTRAINT unforeseen")
         until(lambda: self.lines(request_id="refused", message="request"), "it is in the log")
+        self.assertEqual(["error"], [line["level"] for line in self.lines(request_id="refused", message="request")])
         (line,) = self.lines(request_id="refused", logger="shop.api.problems")
         self.assertIn('violates check constraint "unforeseen" (SQLSTATE 23514)', line["exception"])
 
@@ -237,7 +238,7 @@ class SecretsTest(ObservationTestCase):
                     cursor.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true')
         self.assertEqual(503, refused.status)
         until(lambda: self.lines(request_id="out", message="request"), "it is in the log")
-        self.assertEqual(["error"], [line["level"] for line in self.lines(request_id="out", message="request")])
+        self.assertEqual(["warning"], [line["level"] for line in self.lines(request_id="out", message="request")])
         self.assertEqual(200, self.connection.post("/users/login", login).status)
 
 
