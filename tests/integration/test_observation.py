@@ -1,20 +1,35 @@
 """What an operator sees of the running service: its log and its metrics; and what nobody ever sees in them."""
 
 import json
+import logging
+import os
 import re
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from itertools import count
+from pathlib import Path
 from typing import Any, ClassVar
+from unittest import mock
 from urllib.request import urlopen
 
 import psycopg2
+from prometheus_client import CollectorRegistry, values
+from prometheus_client.multiprocess import MultiProcessCollector
 from psycopg2.extensions import make_dsn, parse_dsn
 
+from shop.addresses import Proxies
+from shop.api.observation import Observer
+from shop.app import create_app, utc_now
+from shop.database import database
 from shop.factories import UserFactory
-from tests.harness.cases import SECRET_KEY, LiveServerTestCase
+from shop.logs import Writer
+from shop.metrics import CONNECTIONS, HASHING, Metrics
+from shop.tokens import Tokens
+from tests.harness.cases import SECRET_KEY, ApiTestCase, LiveServerTestCase, make_settings
+from tests.harness.client import ApiClient
 from tests.harness.live import LIMIT, Answer, free_port, until
 from tests.harness.postgres import setUpModule, tearDownModule  # noqa: F401
 
@@ -302,3 +317,65 @@ class MetricsTest(ObservationTestCase):
         self.assertEqual(404, self.connection.get("/metrics").status)
         with self.assertRaisesRegex(OSError, "404"):
             urlopen(f"http://127.0.0.1:{self.metrics_port}/users", timeout=LIMIT)
+
+
+class ObserverTest(ApiTestCase):
+    """The same in the process of the tests, where a statement and a count can be looked at from both sides."""
+
+    not_in_parity_because = "it is about what is noted of requests, whatever keeps them apart"
+
+    def setUp(self):
+        super().setUp()
+        self.reading, writing = os.pipe()
+        for descriptor in (self.reading, writing):
+            self.addCleanup(os.close, descriptor)
+        folder = Path(self.enterContext(tempfile.TemporaryDirectory()))
+        self.enterContext(mock.patch.dict(os.environ))
+        self.enterContext(mock.patch.object(values, "ValueClass"))
+        for hooks in (database.query_hooks, database.connection_hooks):
+            self.addCleanup(hooks.__setitem__, slice(None), list(hooks))
+        self.metrics = Metrics(folder, 2)
+        writer = Writer(as_text=False, level=logging.INFO, descriptor=writing)
+        # A microsecond: every statement is slow.
+        observer = Observer(writer, self.metrics, Proxies(()), 1)
+        observer._slow = 1e-6
+        settings = make_settings(threads=2)
+        tokens = Tokens(SECRET_KEY, (), lifetime=60, clock=utc_now)
+        self.client = ApiClient(create_app(settings, observer=observer), tokens)
+        self.registry = CollectorRegistry()
+        MultiProcessCollector(self.registry, path=str(folder))
+
+    def test_requests_statements_hashes_and_errors_are_noted_as_they_come(self):
+        user = UserFactory.create()
+        with self.assertLogs("shop.api.observation", "WARNING") as logs:
+            self.client.get(f"/users/{user.id}", user=user)
+        self.assertIn("slow statement", logs.output[0])
+        self.client.get("/nothing", status=404)
+        self.client.post("/users", UserFactory.body())
+        lines = [json.loads(line) for line in os.read(self.reading, 1 << 16).splitlines()]
+        self.assertEqual(
+            [(200, 1, str(user.id)), (404, 0, None), (201, 1, None)],
+            [(line["status"], line["statements"], line["user_id"]) for line in lines],
+        )
+        labels = {"method": "GET", "route": "/users/{user_id}", "status": "200"}
+        served = self.registry.get_sample_value("shop_http_request_duration_seconds_count", labels)
+        self.assertEqual(1, served)
+        self.assertEqual(1, self.registry.get_sample_value("shop_problems_total", {"code": "NOT_FOUND"}))
+        self.assertEqual([0.0] * 3, list(self.metrics._cells[HASHING:]), "nothing is in flight any more")
+
+    def test_more_requests_than_cells_are_counted_too(self):
+        cells = [self.metrics.begin() for _ in range(3)]
+        self.assertIsNone(cells[2])
+        for cell in cells:
+            self.metrics.end(cell, ("GET", None, 200), 0.1, None)
+        labels = {"method": "GET", "route": "none", "status": "200"}
+        self.assertEqual(3, self.registry.get_sample_value("shop_http_request_duration_seconds_count", labels))
+
+    def test_a_connection_counts_until_it_is_closed(self):
+        first, second = mock.Mock(closed=0), mock.Mock(closed=0)
+        for connection in (first, second):
+            self.metrics.note_connection(connection)
+        self.assertEqual(2, self.metrics._cells[CONNECTIONS])
+        first.closed = 1
+        self.metrics.note_connection(second)
+        self.assertEqual(1, self.metrics._cells[CONNECTIONS])
