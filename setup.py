@@ -19,6 +19,7 @@ RUNTIME = [
     "orjson>=3.10",
     "peewee>=4.5,<5",
     "platformdirs>=4.3",
+    "prometheus-client>=0.22",
     "psutil>=6.0",
     "psycopg2-binary>=2.9.10",
     "pydantic>=2.11,<3",

@@ -6,8 +6,9 @@ from typing import Any, NamedTuple
 
 import falcon
 
-from shop.api import docs, health, middleware, orders, problems, users
+from shop.api import docs, health, middleware, orders, problems, responses, users
 from shop.api.description import describe
+from shop.api.observation import Observation, Observer
 from shop.api.slow_bodies import BodyTimeLimit
 from shop.cursors import Cursors
 from shop.database import database
@@ -39,7 +40,11 @@ def never() -> bool:
 
 
 def create_app(
-    settings: Settings, *, clock: Callable[[], datetime] = utc_now, is_draining: Callable[[], bool] = never
+    settings: Settings,
+    *,
+    clock: Callable[[], datetime] = utc_now,
+    is_draining: Callable[[], bool] = never,
+    observer: Observer | None = None,
 ) -> falcon.App[Any, Any]:
     """Return the service as a WSGI application.
 
@@ -47,21 +52,24 @@ def create_app(
         settings: Where the database is, the keys, the limits.
         clock: Returns the current time, aware; tests bring their own.
         is_draining: Tells whether the service is about to stop, and so wants no further traffic.
+        observer: Notes every request; None where nobody wants to know.
 
     Raises:
         ValueError: `settings` lacks the database's URL or the secret key.
     """
-    parts = make_parts(settings, clock, is_draining)
+    parts = make_parts(settings, clock, is_draining, observer)
     database.configure(settings)
     app: falcon.App[Any, Any] = falcon.App(
         middleware=[
             middleware.RequestId(),
+            *([Observation(observer)] if observer else []),
             middleware.OnePathEach(),
             middleware.BodyLimit(settings.max_body),
             # Half of the threads at most wait for slow clients: the others answer everybody else.
             BodyTimeLimit(limit=settings.body_timeout, places=max(1, settings.threads // 2)),
             middleware.Authentication(parts.tokens),
-        ]
+        ],
+        response_type=responses.Response,
     )
     problems.install(app)
     for template, resource in make_routes(parts).items():
@@ -70,7 +78,10 @@ def create_app(
 
 
 def make_parts(
-    settings: Settings, clock: Callable[[], datetime] = utc_now, is_draining: Callable[[], bool] = never
+    settings: Settings,
+    clock: Callable[[], datetime] = utc_now,
+    is_draining: Callable[[], bool] = never,
+    observer: Observer | None = None,
 ) -> Parts:
     """Return what the resources are made with; arguments and errors as for `create_app`."""
     if settings.secret_key is None:
@@ -82,6 +93,7 @@ def make_parts(
         parallelism=settings.argon2_parallelism,
         # Half of the threads at most: the others answer what needs no hash.
         places=max(1, settings.threads // 2),
+        note=observer.note_hashing if observer else lambda _: None,
     )
     throttle = Throttle(max_failures=settings.login_max_failures, window=settings.login_window)
     tokens = Tokens(*keys, lifetime=settings.token_ttl, clock=clock)

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from shop import __version__, accounts, database, migrations
+from shop import __version__, accounts, database, logs, migrations
 from shop.api.description import describe
 from shop.api.markdown import render
 from shop.app import make_parts, make_routes
@@ -70,6 +70,7 @@ def _serve(options: argparse.Namespace) -> None:
         threads=options.threads,
         data_dir=options.data_dir,
     )
+    logs.configure(settings)
     check_before_serving(settings)
     # Until the server takes over the signals, SIGTERM ends the command as Ctrl-C does: in order.
     signal.signal(signal.SIGTERM, _interrupt)

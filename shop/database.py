@@ -12,8 +12,9 @@ import math
 import re
 import select
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, ClassVar
 
 from peewee import (
     SQL,
@@ -76,9 +77,11 @@ class Database(PostgresqlDatabase):
 
     Attributes:
         prepares: Whether statements are prepared on the server.
+        connection_hooks: Called with each new connection.
     """
 
     prepares = True
+    connection_hooks: ClassVar[list[Callable[[connection], None]]] = []
     _state: Any  # Peewee's, of the calling thread
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -240,6 +243,8 @@ class Database(PostgresqlDatabase):
         # everywhere else in the service.
         register_type(_UUID_AS_TEXT, conn)
         register_default_jsonb(conn, loads=lambda text: exactjson.loads(text.encode()))
+        for hook in self.connection_hooks:
+            hook(conn)
 
 
 class Slot(ColumnBase):

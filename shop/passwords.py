@@ -20,6 +20,8 @@ from argon2.exceptions import InvalidHashError, VerificationError
 from shop.errors import ServiceUnavailable
 
 T = TypeVar("T")
+# The longest password that can be registered, in characters.
+MAX_LENGTH = 255
 # How much the hashing thread yields, as `nice` counts; docs/performance.md has what it buys. Much more did harm: the
 # thread was kept waiting while it held the interpreter's lock.
 NICENESS = 3
@@ -59,13 +61,23 @@ class Passwords:
         memory_cost: Memory of one hash, in KiB.
         parallelism: Lanes.
         places: How many requests may be at hashing at a time, the one that hashes and those that wait.
+        note: Called with 1 when a request takes its place, and with -1 when it gives it back.
     """
 
-    def __init__(self, *, time_cost: int, memory_cost: int, parallelism: int, places: int) -> None:
+    def __init__(
+        self,
+        *,
+        time_cost: int,
+        memory_cost: int,
+        parallelism: int,
+        places: int,
+        note: Callable[[int], None] = lambda _: None,
+    ) -> None:
         self._argon2 = PasswordHasher(
             time_cost=time_cost, memory_cost=memory_cost, parallelism=parallelism, type=Type.ID
         )
         self._places = threading.BoundedSemaphore(places)
+        self._note = note
         # Verified in place of the hash that an unknown account does not have.
         self._nobodys_hash = self.hash("nobody's password")
 
@@ -78,9 +90,11 @@ class Passwords:
         """
         if not self._places.acquire(blocking=False):
             raise ServiceUnavailable("Too many log-ins and registrations at the moment")
+        self._note(1)
         try:
             yield
         finally:
+            self._note(-1)
             self._places.release()
 
     def hash(self, password: str) -> str:
@@ -107,4 +121,5 @@ class Passwords:
 
 def _normalized(password: str) -> str:
     # RFC 8265, section 4.2: one password, however a keyboard composes its accents.
-    return unicodedata.normalize("NFC", password)
+    # A longer one is nobody's, and putting a mebibyte of accents in order takes minutes.
+    return unicodedata.normalize("NFC", password) if len(password) <= MAX_LENGTH else password

@@ -7,13 +7,13 @@ import secrets
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from multiprocessing import connection, parent_process
 from multiprocessing.sharedctypes import RawValue
 from pathlib import Path
-from time import monotonic
 from typing import Any
 
 from granian import Granian
@@ -22,10 +22,13 @@ from granian.log import LogLevels
 from granian.server import mp
 from pydantic import SecretStr
 
-from shop import database
+from shop import database, logs
+from shop.addresses import Proxies
+from shop.api.observation import Observer
 from shop.api.slow_bodies import BREAK_OFF
 from shop.app import create_app
 from shop.embedded import EmbeddedPostgres, default_home
+from shop.metrics import Metrics, exported
 from shop.settings import Settings, SettingsError
 
 # Requests in flight get this long to end when a worker is told to stop, in seconds.
@@ -46,6 +49,32 @@ REMINDER = 0.2
 IMPATIENCE = 0.05
 # How long an answer gets to leave before its connection is broken off, in seconds.
 FLUSH = 0.02
+# Granian's own records go where all others go: to the handler of the root.
+GRANIAN_LOG = {
+    "formatters": {},
+    "handlers": {},
+    "filters": {"true": {"()": "shop.server.OnlyTrue"}},
+    "loggers": {"_granian": {"handlers": [], "filters": ["true"], "propagate": True}},
+}
+
+
+class OnlyTrue(logging.Filter):
+    """Keeps records of granian's that would alarm somebody for nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._stopping = float("inf")
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Tell whether `record` is to be logged."""
+        message = record.getMessage()
+        if message.startswith("Shutting down"):
+            self._stopping = time.monotonic()
+        if "refused to gracefully stop" in message:
+            # It looks whether a worker lives while another of its threads waits for it, and may not see that it ended.
+            return time.monotonic() >= self._stopping + GRACE
+        # It advises fewer threads than are chosen here, at each start: they wait for the database most of the time.
+        return "Python threads, which seems" not in message
 
 
 class PortInUse(Exception):
@@ -111,14 +140,30 @@ def check_before_serving(settings: Settings) -> None:
     if settings.database_url is not None and settings.secret_key is None:
         raise SettingsError("SHOP_SECRET_KEY is required beside SHOP_DATABASE_URL")
     # The server's own sockets share a port silently (SO_REUSEPORT); this one would not.
-    family, kind, protocol, _, address = _resolve(settings.host, settings.port)
+    with _listening("SHOP_HOST", settings.host, settings.port, "--port"):
+        if settings.metrics_port is not None:
+            with _listening("SHOP_METRICS_HOST", settings.metrics_host, settings.metrics_port, "SHOP_METRICS_PORT"):
+                pass
+
+
+@contextmanager
+def _listening(variable: str, host: str, port: int, option: str) -> Iterator[None]:
+    """Have an address taken meanwhile.
+
+    Raises:
+        SettingsError: The host, which comes from `variable`, is no address of this machine.
+        PortInUse: The port, which comes from `option`, is taken.
+    """
+    family, kind, protocol, _, address = _resolve(host, port, variable)
     with socket.socket(family, kind, protocol) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(address)
+            probe.listen()
         except OSError as error:
-            where = f"{settings.host}:{settings.port}"
-            raise PortInUse(f"cannot listen on {where}: {error.strerror}; choose another with --port") from error
+            where = f"{host}:{port}"
+            raise PortInUse(f"cannot listen on {where}: {error.strerror}; choose another with {option}") from error
+        yield
 
 
 def make_server(settings: Settings) -> Any:
@@ -142,7 +187,8 @@ def make_server(settings: Settings) -> Any:
         backlog=BACKLOG,
         respawn_failed_workers=True,
         workers_kill_timeout=GRACE,
-        log_level=LogLevels.error,
+        log_level=LogLevels(settings.log_level),
+        log_dictconfig=GRANIAN_LOG,
     )
 
 
@@ -170,7 +216,9 @@ def serve(settings: Settings, *, on_ready: Callable[[str], None]) -> None:
     threading.Thread(target=_stop_on_signal, args=(server, stopping, drain), daemon=True).start()
     threading.Thread(target=_announce, args=(settings, on_ready), daemon=True).start()
     try:
-        server.serve(target_loader=partial(_worker_app, settings, draining), wrap_loader=False)
+        # Only now: the signals are to be blocked in the threads that serve the metrics too.
+        with exported(settings) as folder:
+            server.serve(target_loader=partial(_worker_app, settings, draining, folder), wrap_loader=False)
     except SystemExit as ended:
         # Some process managers signal the workers too. A worker that is quicker than the server is no failure then.
         # Otherwise one has died within seconds of replacing one that had died: granian gives up.
@@ -198,22 +246,24 @@ def _stop_on_signal(server: Any, stopping: set[signal.Signals], drain: Callable[
 def _drain(draining: Any, seconds: int, stopping: set[signal.Signals]) -> None:
     """Have the workers send clients away for `seconds`, or until there is another signal of `stopping`."""
     draining.value = True
-    end, pause = monotonic() + seconds, threading.Event()
-    while monotonic() < end and not signal.sigpending() & stopping:
+    end, pause = time.monotonic() + seconds, threading.Event()
+    while time.monotonic() < end and not signal.sigpending() & stopping:
         pause.wait(IMPATIENCE)
 
 
-def _worker_app(settings: Settings, draining: Any) -> Callable[..., Any]:
+def _worker_app(settings: Settings, draining: Any, metrics_folder: Path | None) -> Callable[..., Any]:
     """Build the application inside a worker process."""
+    writer = logs.configure(settings)
     # Of the signals that stop the service a worker heeds SIGTERM alone, by which the server stops it: a terminal's
     # Ctrl-C goes to all processes, and a worker that gets two signals may ignore both. Until granian has set its
     # handler there is nothing in flight, and the one inherited from the server would swallow the signal.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     threading.Thread(target=_stop_with_parent, daemon=True).start()
     _let_requests_be_broken_off()
-    app = create_app(settings, is_draining=lambda: bool(draining.value))
+    metrics = Metrics(metrics_folder, settings.threads) if metrics_folder else None
+    observer = Observer(writer, metrics, Proxies(settings.trusted_proxies), settings.slow_query_ms)
+    app = create_app(settings, is_draining=lambda: bool(draining.value), observer=observer)
 
     def serve(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
         if not draining.value:
@@ -295,11 +345,11 @@ def _announce(settings: Settings, on_ready: Callable[[str], None]) -> None:
     on_ready(f"http://{host}:{settings.port}")
 
 
-def _resolve(host: str, port: int) -> Any:
+def _resolve(host: str, port: int, variable: str = "SHOP_HOST") -> Any:
     try:
         return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except (socket.gaierror, UnicodeError) as error:
-        raise SettingsError(f"SHOP_HOST {host!r} is not an address of this machine") from error
+        raise SettingsError(f"{variable} {host!r} is not an address of this machine") from error
 
 
 def _kept_key(path: Path) -> str:

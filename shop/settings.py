@@ -1,7 +1,8 @@
 """The service's settings, read from ``SHOP_*`` environment variables. Nothing else reads the environment."""
 
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from psycopg2 import ProgrammingError
 from psycopg2.extensions import parse_dsn
@@ -11,6 +12,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 PREFIX = "SHOP_"
 # RFC 7518, section 3.2: an HS256 key has at least as many bits as the hash.
 MIN_KEY_BYTES = 32
+Network = IPv4Network | IPv6Network
 
 
 class SettingsError(Exception):
@@ -78,6 +80,31 @@ class Settings(BaseSettings):
         "transaction mode, which loses them",
     )
 
+    log_format: Literal["json", "text"] | None = Field(
+        None,
+        description="`json`, an object a line, or `text`, for people; when unset, `text` where stderr is a terminal, "
+        "else `json`",
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info",
+        description="what is logged at least: `debug`, `info`, `warning` or `error`; a request is `info`, `warning` "
+        "with a 503, `error` with a 500",
+    )
+    slow_query_ms: int = Field(
+        500, ge=0, description="from how many milliseconds on a statement is logged, without its values; 0 is never"
+    )
+    metrics_port: int | None = Field(
+        None, ge=1, le=65535, description="port to serve metrics for Prometheus on, at `/metrics`; when unset, none"
+    )
+    metrics_host: str = Field(
+        "127.0.0.1", description="address to serve the metrics on: whoever reaches it may read them, without a token"
+    )
+    trusted_proxies: Annotated[tuple[Network, ...], NoDecode] = Field(
+        (),
+        description="addresses or networks, separated by commas, of the proxies whose `X-Forwarded-For` is believed; "
+        "it goes into the log and decides nothing",
+    )
+
     @field_validator("database_url")
     @classmethod
     def _is_postgres_url(cls, url: SecretStr | None) -> SecretStr | None:
@@ -93,6 +120,20 @@ class Settings(BaseSettings):
             # libpq's own message repeats the URL, password included.
             raise ValueError("is not a URL that PostgreSQL's client library understands") from None
         return SecretStr(f"postgresql://{rest}")
+
+    @field_validator("trusted_proxies", mode="before")
+    @classmethod
+    def _split_networks(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        networks = []
+        for text in filter(None, (part.strip() for part in value.split(","))):
+            try:
+                networks.append(ip_network(text))
+            except ValueError as error:
+                # Also where it is not clear which is meant: 10.0.0.1/8 is one address in a network.
+                raise ValueError(f"must be addresses or networks, separated by commas: {error}") from None
+        return tuple(networks)
 
     @field_validator("secret_key_fallbacks", mode="before")
     @classmethod

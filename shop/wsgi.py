@@ -1,6 +1,16 @@
-"""The application for any WSGI server, its settings from the environment: ``shop.wsgi:app``."""
+"""The application for any WSGI server, its settings from the environment: ``shop.wsgi:app``.
 
+It logs as `shop serve` does. It has no metrics: those are its parent's, and this server is another's.
+"""
+
+from shop import logs
+from shop.addresses import Proxies
+from shop.api.observation import Observer
 from shop.app import create_app
 from shop.settings import Settings
 
-app = create_app(Settings.load())
+settings = Settings.load()
+app = create_app(
+    settings,
+    observer=Observer(logs.configure(settings), None, Proxies(settings.trusted_proxies), settings.slow_query_ms),
+)

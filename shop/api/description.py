@@ -26,19 +26,29 @@ HEADERS: dict[str, Json] = {
     "X-Request-ID": {"description": "the id of this request, for logs and questions", "schema": {"type": "string"}},
     "Location": {"description": "where the new resource is", "schema": {"type": "string", "format": "uri-reference"}},
     "Link": {"description": 'the next page, `rel="next"`, while there is one', "schema": {"type": "string"}},
-    "Cache-Control": {"description": "`no-store`", "schema": {"type": "string"}},
+    "Cache-Control": {
+        "description": "`no-store`: nobody on the way may keep the answer; parts of the page may be kept for a while",
+        "schema": {"type": "string", "examples": ["no-store"]},
+    },
+    "X-Content-Type-Options": {
+        "description": "the media type is the one that is given",
+        "schema": {"type": "string", "const": "nosniff"},
+    },
     "Idempotent-Replayed": {
         "description": "`true` when the order had been placed before with this key",
         "schema": {"type": "string", "const": "true"},
     },
     "WWW-Authenticate": {"description": "the challenge of RFC 6750", "schema": {"type": "string"}},
     "Content-Security-Policy": {"description": "what the page may do", "schema": {"type": "string"}},
+    "Referrer-Policy": {"description": "the page names itself to nobody", "schema": {"type": "string"}},
     "Retry-After": {
         "description": "seconds to wait before trying again",
         "schema": {"type": "string", "pattern": "^[0-9]+$"},
     },
 }
-# Headers that every answer of a status has.
+# Headers that every answer has.
+ALWAYS = ("X-Request-ID", "Cache-Control", "X-Content-Type-Options")
+# Headers that every answer of a status has besides.
 OF_STATUS = {401: ("WWW-Authenticate",), 429: ("Retry-After",), 503: ("Retry-After",)}
 PARAMETERS = {
     "user_id": "the user's id",
@@ -130,7 +140,7 @@ def _responses(operation: Operation, names: Mapping[Schema, Json]) -> Iterator[t
         str(success.status),
         {
             "description": success.description,
-            "headers": _headers(("X-Request-ID", *success.headers), success.sometimes),
+            "headers": _headers((*ALWAYS, *success.headers), success.sometimes),
             "content": {
                 media_type: {"schema": names[success.schema]} if success.schema else {}
                 for media_type in success.media_types
@@ -149,7 +159,7 @@ def _responses(operation: Operation, names: Mapping[Schema, Json]) -> Iterator[t
             str(status),
             {
                 "description": "; ".join(f"`{error.code}`: {error.sentence}" for error in errors),
-                "headers": _headers(("X-Request-ID", *OF_STATUS.get(status, ()))),
+                "headers": _headers((*ALWAYS, *OF_STATUS.get(status, ()))),
                 "content": {PROBLEM: {"schema": schema}},
             },
         )

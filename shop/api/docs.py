@@ -24,7 +24,7 @@ ASSETS = {
     "swagger-ui.css": ("offapi", "swagger_style.css", "text/css"),
 }
 DESCRIPTION = Success(200, "The description, OpenAPI 3.1", documents.Description)
-PAGE = Success(200, "The page", None, ("Content-Security-Policy",), media_types=("text/html",))
+PAGE = Success(200, "The page", None, ("Content-Security-Policy", "Referrer-Policy"), media_types=("text/html",))
 ASSET = Success(200, "The script or style sheet", None, media_types=("text/javascript", "text/css"))
 
 
@@ -56,6 +56,7 @@ class Page:
     def on_get(self, request: falcon.Request, response: falcon.Response) -> None:
         """Return the page."""
         response.set_header("Content-Security-Policy", POLICY)
+        response.set_header("Referrer-Policy", "no-referrer")
         _send(request, response, "shop.api", "assets/docs.html", "text/html; charset=utf-8")
 
 

@@ -4,6 +4,8 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+from shop.api.description import ALWAYS
+
 Json = dict[str, Any]
 
 HEAD = """\
@@ -21,6 +23,8 @@ Written from the description that the service answers at `/openapi.json`, by `sh
 - Decide by `code`, not by the words of `error`. `errors` names every field at fault, so that a form can show them all
   at once.
 - Quote `requestId` (it is in the header `X-Request-ID` as well) when you ask about an answer.
+- Every answer has `X-Request-ID`, `X-Content-Type-Options: nosniff` and `Cache-Control`, which is `no-store` but for
+  what `/docs` is made of.
 
 ## How to retry safely
 
@@ -67,7 +71,7 @@ def _operation(method: str, path: str, operation: Json) -> Iterator[str]:
     for status, response in operation["responses"].items():
         schema = next(iter(response["content"].values())).get("schema", {})
         what = response["description"] if "allOf" in schema else f"{response['description']}: {_type(schema)}"
-        headers = ", ".join(f"`{name}`" for name in response["headers"] if name != "X-Request-ID")
+        headers = ", ".join(f"`{name}`" for name in response["headers"] if name not in ALWAYS)
         yield f"| {status} | {what.removesuffix(': ')} | {headers} |"
     yield ""
 

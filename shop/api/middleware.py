@@ -6,7 +6,7 @@ from typing import Any
 import falcon
 
 from shop.api.operations import Operation
-from shop.errors import PayloadTooLarge, Unauthorized
+from shop.errors import BadRequest, PayloadTooLarge, Unauthorized
 from shop.ids import new_id
 from shop.tokens import Tokens
 
@@ -46,9 +46,13 @@ class BodyLimit:
         """Note the limit, for bodies that come without an announcement.
 
         Raises:
+            BadRequest: The body is encoded in a way that the server would not undo (RFC 9112, section 6.1).
             PayloadTooLarge: Content-Length is beyond the limit.
         """
         request.context.max_body = self._max_body
+        coding = request.env.get("HTTP_TRANSFER_ENCODING")
+        if coding is not None and coding.lower() != "chunked":
+            raise BadRequest("Transfer-Encoding must be chunked")
         if (request.content_length or 0) > self._max_body:
             raise PayloadTooLarge(f"The body must not be longer than {self._max_body} bytes")
 

@@ -7,6 +7,7 @@ import falcon
 
 from shop import database, errors, exactjson
 from shop.api import middleware
+from shop.logs import told
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +47,7 @@ def _on_database_error(
     if not database.is_outage(error):
         _on_exception(request, response, error, params)
         return
-    log.warning("%s %s: the database cannot serve: %s", request.method, request.uri_template, error)
+    log.warning("%s %s: the database cannot serve: %s", request.method, request.uri_template, told(error))
     _on_shop_error(request, response, errors.ServiceUnavailable(), params)
 
 
@@ -74,6 +75,7 @@ def _write(
     if "request_id" not in request.context:
         # Falcon refuses some methods before any middleware runs.
         middleware.RequestId().process_request(request, response)
+    request.context.problem = code
     response.status = falcon.code_to_http_status(status)
     response.content_type = MEDIA_TYPE
     response.data = document(status, code, sentence, request.context.request_id, faults)

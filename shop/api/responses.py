@@ -1,12 +1,27 @@
-"""How successful answers look: explicit representations, and the writing of them."""
+"""How answers look: what all have, explicit representations of the successful ones, and the writing of them."""
 
 from datetime import datetime
+from typing import Any
 
 import falcon
 
 from shop import exactjson
 from shop.accounts import Account
 from shop.orders import OwnedOrder, PlacedOrder
+
+
+class Response(falcon.Response):
+    """An answer that nobody may keep or take for something else, unless its responder says that it may be kept.
+
+    Most answers are about somebody: what a cache on the way, or a browser that is handed on, has not kept is not lost.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # RFC 9111, section 5.2.2.5.
+        self.set_header("Cache-Control", "no-store")
+        # Browsers take the media type for what it says (https://fetch.spec.whatwg.org/#x-content-type-options-header).
+        self.set_header("X-Content-Type-Options", "nosniff")
 
 
 def write(response: falcon.Response, document: dict[str, object]) -> None:

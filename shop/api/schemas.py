@@ -16,9 +16,12 @@ from pydantic.alias_generators import to_camel
 from pydantic.annotated_handlers import GetJsonSchemaHandler
 from pydantic_core import CoreSchema, PydanticCustomError, PydanticKnownError
 
+from shop import passwords
 from shop.orders import CENT, STATUSES, Item
 
 MAX_PAGE = 100
+# At log-in, in characters: several times as many as an address has, for spaces around it and accents taken apart.
+LONGEST_ADDRESS_SENT = 1000
 # WSGI joins a header that was sent twice with a comma, so that a comma cannot be told from a second header.
 KEY = r"[\x21-\x2b\x2d-\x7e]{1,255}"
 # What `_storable` and trimming ask for, as the description says it: no NUL, and one or two that are no space.
@@ -54,6 +57,11 @@ def _address(text: str) -> str:
         return validate_email(text, check_deliverability=False, test_environment=True, strict=True).normalized
     except EmailNotValidError:
         raise _fault("must be a valid e-mail address") from None
+
+
+def _nobodys_if_too_long(value: object) -> object:
+    # Before anything looks at it: putting a mebibyte of accents in order (NFC) takes minutes.
+    return "longer than any address" if isinstance(value, str) and len(value) > LONGEST_ADDRESS_SENT else value
 
 
 def _address_if_valid(text: str) -> str:
@@ -150,9 +158,15 @@ Email = Annotated[
     str, _text(1, 254, strip=True), _NFC, _within(254), _STORABLE, AfterValidator(_address), _As(NOT_BLANK, "email")
 ]
 LoginEmail = Annotated[
-    str, _text(1, None, strip=True), _NFC, _STORABLE, AfterValidator(_address_if_valid), _As(NOT_BLANK)
+    str,
+    _text(1, None, strip=True),
+    _NFC,
+    _STORABLE,
+    AfterValidator(_address_if_valid),
+    BeforeValidator(_nobodys_if_too_long),
+    _As(NOT_BLANK),
 ]
-Password = Annotated[str, _text(6, 255), _STORABLE, _As(NO_NUL)]
+Password = Annotated[str, _text(6, passwords.MAX_LENGTH), _STORABLE, _As(NO_NUL)]
 LoginPassword = Annotated[str, _text(1, None), _STORABLE, _As(NO_NUL)]
 UserId = Annotated[str, _text(1, None), _STORABLE, _As(NO_NUL, "uuid")]
 ProductId = Annotated[str, _text(1, 100), _STORABLE, _As(NO_NUL)]

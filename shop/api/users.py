@@ -62,7 +62,7 @@ class Login:
         "logIn",
         "Exchange e-mail address and password for a token",
         body=schemas.Login,
-        success=Success(200, "The user and a token", documents.Session, ("Cache-Control",)),
+        success=Success(200, "The user and a token", documents.Session),
         errors=(InvalidCredentials, TooManyAttempts),
         is_public=True,
         within=lambda login: login._passwords.place(),
@@ -80,8 +80,6 @@ class Login:
             "tokenType": "Bearer",
             "expiresIn": self._tokens.lifetime,
         }
-        # RFC 6750, section 5.3: nothing on the way may keep a token.
-        response.cache_control = ["no-store"]
         responses.write(response, token)
 
 

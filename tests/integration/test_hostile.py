@@ -6,6 +6,8 @@ documents, in the one shape, never a 500, and nothing written by a request that 
 """
 
 import json
+import time
+import unicodedata
 from contextlib import ExitStack
 from typing import Any
 
@@ -248,3 +250,33 @@ def spliced(document: Any, path: tuple[str | int, ...], literal: str) -> bytes:
         document = marker
     # What UTF-8 cannot say is left to the escapes of JSON.
     return json.dumps(document).replace(json.dumps(marker), literal).encode("utf-8", "surrogatepass")
+
+
+class ExpensiveTextTest(ApiTestCase):
+    """Text that is cheap to send and dear to look at."""
+
+    # Out of their canonical order: putting n of them in order takes n² steps, a mebibyte of them some minutes.
+    ACCENTS = "a" + "\u0301\u0316" * 200_000
+    # Seconds. Each of these requests takes a few hundredths.
+    LIMIT = 5
+
+    def test_a_mebibyte_of_accents_holds_nobody_up(self):
+        for path, field, status in (
+            ("/users", "name", 400),
+            ("/users", "email", 400),
+            ("/users", "password", 400),
+            ("/users/login", "email", 401),
+            ("/users/login", "password", 401),
+        ):
+            with self.subTest(path=path, field=field):
+                person = UserFactory.body()
+                body = person if path == "/users" else {"email": person["email"], "password": person["password"]}
+                text = json.dumps(body | {field: self.ACCENTS}, ensure_ascii=False).encode()
+                started = time.monotonic()
+                self.client.request("POST", path, text, status=status)
+                self.assertLess(time.monotonic() - started, self.LIMIT)
+
+    def test_an_address_may_be_sent_with_spaces_around_it_and_its_accents_apart(self):
+        user = UserFactory.create(email="r\u00e9n\u00e9@example.com", password="analytical engine")
+        apart = " " * 300 + unicodedata.normalize("NFD", user.email) + " " * 300
+        self.client.post("/users/login", {"email": apart, "password": "analytical engine"}, status=200)

@@ -46,8 +46,8 @@ from tests.harness.live import (
 )
 
 SECRET = "the secret key of these tests, 32 bytes and more"
-# Hashing that costs nothing, because no test here is about passwords.
-CHEAP = {"SHOP_ARGON2_TIME_COST": "1", "SHOP_ARGON2_MEMORY_COST": "8"}
+# Hashing that costs nothing, because no test here is about passwords; and a log of nothing but what is wrong.
+CHEAP = {"SHOP_ARGON2_TIME_COST": "1", "SHOP_ARGON2_MEMORY_COST": "8", "SHOP_LOG_LEVEL": "warning"}
 PASSWORD = "correct horse"
 # Seconds in which a server stops whose requests are short. A worker that does not heed is killed only later.
 PROMPT = GRACE - 5

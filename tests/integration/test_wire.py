@@ -77,6 +77,41 @@ class WireTest(LiveServerTestCase):
             413, "PAYLOAD_TOO_LARGE", head + b"Transfer-Encoding: chunked\r\n\r\n" + chunk * 3 + b"0\r\n\r\n"
         )
 
+    def test_a_coding_that_nobody_undoes_is_refused(self):
+        for coding in (b"gzip, chunked", b"chunked, chunked", b"identity, chunked"):
+            with self.subTest(coding):
+                head = b"POST /users/login HTTP/1.1\r\nHost: x\r\nConnection: close\r\nTransfer-Encoding: "
+                status, _ = self.send(head + coding + b"\r\n\r\n0\r\n\r\n")
+                self.assertEqual(400, status)
+
+    def test_a_second_request_cannot_be_hidden_in_a_body(self):
+        hidden = b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n"
+        head = b"POST /users/login HTTP/1.1\r\nHost: x\r\n"
+        for name, request in {
+            "a length and chunks: chunks it is, and the connection ends": head
+            + b"Content-Length: 6\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+            + hidden,
+            "a length, and nobody reads the body": b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+            + b"Content-Length: %d\r\n\r\n" % len(hidden)
+            + hidden,
+            "two lengths": head + b"Content-Length: 0\r\nContent-Length: %d\r\n\r\n" % len(hidden) + hidden,
+            "a coding with a space": head + b"Transfer-Encoding : chunked\r\n\r\n0\r\n\r\n" + hidden,
+        }.items():
+            with self.subTest(name):
+                _, rest = self.send(request)
+                self.assertNotIn(b"HTTP/1.1", rest, "there is one answer")
+                self.assertNotIn(b"openapi", rest)
+
+    def test_a_request_id_cannot_add_a_header(self):
+        for value in (b"a\rSet-Cookie: x=1", b"a\n Set-Cookie: x=1", b"a\0"):
+            with self.subTest(value), socket.create_connection(("127.0.0.1", self.shop.port), timeout=10) as raw:
+                raw.sendall(
+                    b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\nX-Request-ID: " + value + b"\r\n\r\n"
+                )
+                answer = b"".join(iter(lambda: raw.recv(65536), b""))
+                self.assertEqual(b"400", answer.split()[1])
+                self.assertNotIn(b"set-cookie", answer.lower())
+
     def test_characters_that_a_header_may_not_have_are_refused(self):
         for value in (b"a\0b", b"a\x01b", b"a\x7fb"):
             with self.subTest(value):

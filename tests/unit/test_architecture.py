@@ -24,6 +24,7 @@ LAYERS = (
     {"shop.models"},
     {"shop.database"},
     {"shop.stalls", "shop.bodies"},
+    {"shop.addresses", "shop.logs", "shop.metrics"},
     {
         "shop.migrations",
         "shop.tokens",
@@ -103,9 +104,10 @@ class ImportTest(unittest.TestCase):
                     )
 
     def test_nothing_but_settings_reads_the_environment(self):
-        # The embedded server passes an environment on to its programs; it takes no setting from it.
+        # The embedded server passes an environment on to its programs, and metrics tell their library, which looks
+        # nowhere else, where its files are; neither takes a setting from it.
         for module, tree in MODULES.items():
-            if module.startswith("shop.embedded"):
+            if module.startswith("shop.embedded") or module == "shop.metrics":
                 continue
             with self.subTest(module):
                 read = {n.attr for n in ast.walk(tree) if isinstance(n, ast.Attribute)} & {"environ", "getenv"}
@@ -149,3 +151,30 @@ class ComposeTest(unittest.TestCase):
         for name in Settings.model_fields.keys() - {"host", "port", "data_dir"}:
             with self.subTest(name):
                 self.assertIn(PREFIX + name.upper(), passed_on)
+
+
+class SecurityTest(unittest.TestCase):
+    """SECURITY.md promises only what a test holds."""
+
+    def test_every_test_that_it_names_exists(self):
+        rows = re.findall(r"^\| .* \|$", (ROOT / "SECURITY.md").read_text("utf-8"), re.M)[1:]
+        self.assertGreater(len(rows), 10)
+        for row in rows:
+            names = re.findall(r"`(tests\.[\w.]+)`", row)
+            with self.subTest(row.split("|")[1].strip()):
+                self.assertTrue(names, "a defence names the test that shows it")
+                self.assertEqual([], [name for name in names if not is_a_test(name)])
+
+
+def is_a_test(name: str) -> bool:
+    """Tell whether `name`, as unittest takes it, is a test; nothing is imported."""
+    module, class_name, test = name.rsplit(".", 2)
+    path = ROOT.joinpath(*module.split(".")).with_suffix(".py")
+    if not path.exists():
+        return False
+    classes = [node for node in ast.parse(path.read_text("utf-8")).body if isinstance(node, ast.ClassDef)]
+    return any(
+        isinstance(node, ast.FunctionDef) and (found.name, node.name) == (class_name, test)
+        for found in classes
+        for node in found.body
+    )

@@ -1,0 +1,64 @@
+"""Which address a request comes from, where proxies stand in front. It is for the log, and decides nothing.
+
+Anybody can send ``X-Forwarded-For``; only what proxies have added to its end, that the operator trusts, says something.
+``Forwarded`` (RFC 7239) is never looked at: a proxy that writes the one passes on the other as it came.
+"""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from ipaddress import IPv4Address, IPv6Address, ip_address
+
+from shop.settings import Network
+
+# Headers that are remembered, with what was found; each client sends the same again and again.
+REMEMBERED = 1024
+
+
+class Proxies:
+    """The proxies whose word is taken.
+
+    Args:
+        trusted: Their addresses.
+    """
+
+    def __init__(self, trusted: Sequence[Network]) -> None:
+        self._trusted = tuple(trusted)
+        self._found = lru_cache(REMEMBERED)(self._find)
+
+    def client(self, peer: str, forwarded_for: str | None) -> str:
+        """Return the address of the client: the rightmost that is no trusted proxy's.
+
+        Args:
+            peer: Who has connected.
+            forwarded_for: The header ``X-Forwarded-For``: a list to whose end each proxy has added who connected to it.
+        """
+        if not self._trusted or not forwarded_for:
+            return peer
+        return self._found(peer, forwarded_for)
+
+    def _find(self, peer: str, forwarded_for: str) -> str:
+        client = peer
+        for hop in reversed(forwarded_for.split(",")):
+            address = _parsed(client)
+            if address is None or not any(address in network for network in self._trusted):
+                break
+            before = _parsed(hop)
+            if before is None:
+                # A trusted proxy does not know who it was; what is further left is anybody's.
+                break
+            client = str(before)
+        return client
+
+
+def _parsed(text: str) -> IPv4Address | IPv6Address | None:
+    """Return an address that may have a port, as some proxies write it, or None where there is none."""
+    text = text.strip()
+    if text.startswith("["):
+        text = text[1:].partition("]")[0]
+    elif text.count(":") == 1:
+        text = text.partition(":")[0]
+    try:
+        address = ip_address(text)
+    except ValueError:
+        return None
+    return getattr(address, "ipv4_mapped", None) or address

@@ -1,0 +1,43 @@
+"""What every answer tells those on its way: not to keep it, and not to take it for something else."""
+
+from shop.factories import UserFactory
+from tests.harness.cases import ApiTestCase
+from tests.harness.operations import operations
+from tests.harness.postgres import setUpModule, tearDownModule  # noqa: F401
+
+
+class HeadersTest(ApiTestCase):
+    """Of every operation, as its owner and as a stranger, and of what is none."""
+
+    @classmethod
+    def setUpTestData(cls):
+        cls.ada = UserFactory.create()
+
+    def test_only_what_the_page_is_made_of_may_be_kept_and_nothing_is_to_be_sniffed(self):
+        sent = [(str(o), o.method, o.path(user_id=self.ada.id, order_id=self.ada.id)) for o in operations()]
+        sent += [
+            ("no path", "GET", "/nothing"),
+            ("no method", "DELETE", "/users"),
+            ("OPTIONS", "OPTIONS", "/orders"),
+            ("HEAD", "HEAD", f"/users/{self.ada.id}"),
+        ]
+        for name, method, path in sent:
+            for user in (self.ada, None):
+                with self.subTest(name, user=user):
+                    headers = self.client.request(method, path, user=user, status="*").headers
+                    kept = "max-age=3600" if path.startswith("/docs") else "no-store"
+                    self.assertEqual((kept, "nosniff"), (headers["Cache-Control"], headers["X-Content-Type-Options"]))
+
+    def test_an_error_below_the_page_is_not_kept(self):
+        self.assertEqual("no-store", self.client.get("/docs/nothing.js", status=404).headers["Cache-Control"])
+
+    def test_the_page_may_do_nothing_but_run_its_own_scripts_and_ask_this_server(self):
+        headers = self.client.get("/docs").headers
+        policy = dict(part.split(" ", 1) for part in headers["Content-Security-Policy"].split("; "))
+        self.assertEqual("'none'", policy.pop("default-src"))
+        for name in ("base-uri", "form-action", "frame-ancestors"):
+            self.assertEqual("'none'", policy.pop(name))
+        self.assertEqual(
+            {"script-src": "'self'", "style-src": "'self'", "connect-src": "'self'", "img-src": "data:"}, policy
+        )
+        self.assertEqual("no-referrer", headers["Referrer-Policy"])

@@ -1,0 +1,381 @@
+"""What an operator sees of the running service: its log and its metrics; and what nobody ever sees in them."""
+
+import json
+import logging
+import os
+import re
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from itertools import count
+from pathlib import Path
+from typing import Any, ClassVar
+from unittest import mock
+from urllib.request import urlopen
+
+import psycopg2
+from prometheus_client import CollectorRegistry, values
+from prometheus_client.multiprocess import MultiProcessCollector
+from psycopg2.extensions import make_dsn, parse_dsn
+
+from shop.addresses import Proxies
+from shop.api.observation import Observer
+from shop.app import create_app, utc_now
+from shop.database import database
+from shop.factories import UserFactory
+from shop.logs import Writer
+from shop.metrics import CONNECTIONS, HASHING, Metrics
+from shop.tokens import Tokens
+from tests.harness.cases import SECRET_KEY, ApiTestCase, LiveServerTestCase, make_settings
+from tests.harness.client import ApiClient
+from tests.harness.live import LIMIT, Answer, free_port, until
+from tests.harness.postgres import setUpModule, tearDownModule  # noqa: F401
+
+_ids = count(1)
+DATABASE_PASSWORD = "only the database knows"
+FORGED = "eyJhbGciOiJub25lIn0.eyJzdWIiOiJtYWxsb3J5In0.forgedsignature"
+# Milliseconds; a statement that waits for a lock takes longer.
+SLOW = 20
+
+
+class ObservationTestCase(LiveServerTestCase):
+    """Two workers, and all that can be said is said."""
+
+    environment: ClassVar = {
+        "SHOP_WORKERS": "2",
+        "SHOP_THREADS": "4",
+        "SHOP_LOG_LEVEL": "debug",
+        "SHOP_SLOW_QUERY_MS": str(SLOW),
+        "SHOP_TRUSTED_PROXIES": "127.0.0.1",
+    }
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        cls.metrics_port = free_port()
+        cls.environment = cls.environment | {"SHOP_METRICS_PORT": str(cls.metrics_port)}
+        super().setUpClass()
+
+    # -- the log ------------------------------------------------------------------------------------------------------
+
+    def lines(self, **wanted: object) -> list[dict[str, Any]]:
+        """Return the lines of the log so far that have these fields; each is JSON."""
+        found = map(json.loads, list(self.shop.stderr))
+        return [line for line in found if line.items() >= wanted.items()]
+
+    def noted(self, send: Callable[..., Answer]) -> tuple[Answer, dict[str, Any]]:
+        """Send a request with an id of its own; return its answer and its line."""
+        request_id = f"test.{next(_ids)}"
+        answer = send(X_Request_ID=request_id)
+        self.assertEqual(request_id, answer.headers["X-Request-ID"])
+        until(lambda: self.lines(message="request", request_id=request_id), "the request is in the log")
+        (line,) = self.lines(message="request", request_id=request_id)
+        return answer, line
+
+    # -- the metrics --------------------------------------------------------------------------------------------------
+
+    def metrics(self) -> dict[str, float]:
+        """Return the metrics by name and labels."""
+        with urlopen(f"http://127.0.0.1:{self.metrics_port}/metrics", timeout=LIMIT) as answer:
+            lines = [line for line in answer.read().decode().splitlines() if not line.startswith("#")]
+        return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines)}
+
+    # -- trouble ------------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def other_connection(self) -> Iterator[Any]:
+        """Yield a cursor on a connection of our own to the service's database."""
+        with closing(psycopg2.connect(self.database_url)) as connection:
+            connection.autocommit = True
+            with connection.cursor() as cursor:
+                yield cursor
+
+    @contextmanager
+    def held_up(self, send: Callable[[], Answer]) -> Iterator[None]:
+        """Send a request that needs users, and do something while it waits for them."""
+        waiting = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+        with ThreadPoolExecutor(1) as thread, self.other_connection() as cursor, self.other_connection() as watcher:
+            cursor.execute("BEGIN; LOCK TABLE users")
+            answer = thread.submit(send)
+            try:
+                until(lambda: watcher.execute(waiting) or watcher.fetchall(), "the request waits")
+                started = time.monotonic()
+                until(lambda: time.monotonic() - started > SLOW / 1000, "it has waited for long")
+                yield
+            finally:
+                cursor.execute("ROLLBACK")
+                self.assertLess(answer.result(LIMIT).status, 500)
+
+
+class LogTest(ObservationTestCase):
+    """The log."""
+
+    def test_a_request_is_a_line_with_what_is_known_of_it(self):
+        user_id = self.log_in_anew()
+        path = f"/users/{user_id}/orders?limit=7&status=shipped"
+        _, line = self.noted(lambda **headers: self.connection.request("GET", path, **headers))
+        self.assertRegex(line.pop("time"), r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z$")
+        self.assertGreater(line.pop("ms"), line["database_ms"])
+        self.assertGreater(line.pop("database_ms"), 0)
+        self.assertEqual(f"test.{next(_ids) - 1}", line.pop("request_id"))
+        expected = {
+            "level": "info",
+            "message": "request",
+            "method": "GET",
+            "route": "/users/{user_id}/orders",
+            "status": 200,
+            "code": None,
+            "user_id": user_id,
+            "client": "127.0.0.1",
+            "statements": 1,
+        }
+        self.assertEqual(expected, line)
+
+    def test_a_refusal_has_its_code_and_a_path_that_is_none_of_ours_no_route(self):
+        for method, path, wanted in (
+            ("GET", "/nothing/secret", {"status": 404, "code": "NOT_FOUND", "route": None, "statements": 0}),
+            ("GET", "/orders/1", {"status": 401, "code": "UNAUTHORIZED", "route": "/orders/{order_id}"}),
+            ("BREW", "/users", {"status": 400, "code": "BAD_REQUEST"}),
+            ("WEBSOCKET", "/users", {"status": 400, "code": "BAD_REQUEST", "ms": 0.0}),
+        ):
+            with self.subTest(method=method, path=path):
+                _, line = self.noted(lambda m=method, p=path, **headers: self.connection.request(m, p, **headers))
+                self.assertLessEqual(wanted.items(), line.items())
+
+    def test_an_id_that_is_not_well_formed_is_replaced_in_the_log_too(self):
+        for bad in ("a b", "x" * 129, "{}", 'a"b', "caf\xe9"):
+            with self.subTest(bad):
+                made = self.connection.request("GET", "/livez", X_Request_ID=bad).headers["X-Request-ID"]
+                self.assertRegex(made, r"^[0-9a-f-]{36}$")
+                until(lambda made=made: self.lines(request_id=made), "it is in the log under the id that was made")
+        self.assertNotIn("x" * 129, "\n".join(self.shop.stderr))
+
+    def test_the_address_that_a_trusted_proxy_names_is_the_clients(self):
+        forged = {"X_Forwarded_For": "198.51.100.9, 203.0.113.5", "Forwarded": "for=198.51.100.8"}
+        _, line = self.noted(lambda **headers: self.connection.request("GET", "/livez", **headers, **forged))
+        self.assertEqual("203.0.113.5", line["client"])
+
+    def test_a_slow_statement_is_logged_without_its_values(self):
+        person = UserFactory.body(email="slow@example.com")
+        with self.held_up(lambda: self.connect().post("/users", person, X_Request_ID="slow")):
+            self.assertEqual([], self.lines(request_id="slow"))
+        until(lambda: self.lines(request_id="slow", message="request"), "both lines are there")
+        (line,) = self.lines(request_id="slow", message="slow statement")
+        self.assertEqual(("warning", True), (line["level"], line["database_ms"] >= SLOW))
+        self.assertRegex(line["sql"], r'^INSERT INTO "users" .* VALUES \(%s(, %s)+\) ON CONFLICT')
+
+    def test_start_and_workers_are_logged_in_the_same_format(self):
+        started = [line["message"] for line in self.lines(logger="_granian") if "Spawning" in line["message"]]
+        self.assertRegex("\n".join(started), r"Spawning worker-1 with PID: \d+\nSpawning worker-2 with PID: \d+")
+        self.assertEqual([], [line for line in self.lines(level="warning") if line["logger"] == "_granian"])
+
+
+class SecretsTest(ObservationTestCase):
+    """All that clients and operators keep to themselves, in everything that can happen, at the most talkative level."""
+
+    # The driver takes it where the URL has none; a server that trusts us does not ask for it.
+    environment: ClassVar = ObservationTestCase.environment | {"PGPASSWORD": DATABASE_PASSWORD}
+
+    def test_no_secret_is_in_anything_that_it_says(self):
+        person = UserFactory.body(name="Mallory Secretive", email="mallory.secretive@example.com", password="hush hush")
+        session = self.everything_happens(person)
+        secrets = {
+            "password": person["password"],
+            "another password": "a wrong one, hush",
+            "token": session["token"],
+            "signature": session["token"].rpartition(".")[2],
+            "forged token": FORGED,
+            "key": SECRET_KEY,
+            "database password": parse_dsn(self.database_url).get("password", DATABASE_PASSWORD),
+            "database password of the environment": DATABASE_PASSWORD,
+            "e-mail": "mallory.secretive",
+            "name": "Secretive",
+            "hash": "$argon2",
+            "street": "Hidden Lane",
+            "idempotency key": "my own key",
+            "query": "no-such-status",
+            "path": "/secret/path",
+            "header": "my cookie",
+        }
+        said = "\n".join(self.shop.stdout + self.shop.stderr)
+        for name, secret in secrets.items():
+            with self.subTest(name):
+                self.assertNotIn(secret, said)
+        for line in self.shop.stderr:
+            self.assertIsInstance(json.loads(line), dict)
+
+    def everything_happens(self, person: dict[str, Any]) -> dict[str, Any]:
+        """Do what a client can do, right and wrong; return the session."""
+        send = self.connection
+        self.assertEqual(201, send.post("/users", person).status)
+        login = {"email": person["email"], "password": person["password"]}
+        session = send.post("/users/login", login).json
+        self.assertEqual(401, send.post("/users/login", login | {"password": "a wrong one, hush"}).status)
+        self.assertEqual(409, send.post("/users", person).status)
+        self.assertEqual(400, send.request("POST", "/users", json.dumps(person)[:-1].encode()).status)
+        self.assertEqual(400, send.post("/users", person | {"password": "hush hush" * 50, "more": person}).status)
+        self.assertEqual(401, send.request("GET", "/orders/1", Authorization=f"Bearer {FORGED}").status)
+        self.assertEqual(404, send.request("GET", "/secret/path?token=hush", Cookie="my cookie").status)
+        send.token = session["token"]
+        items = [{"productId": "tea", "name": "Tea", "price": 29.99, "quantity": 2}]
+        order = {"userId": session["id"], "items": items, "shippingAddress": {"street": "12 Hidden Lane"}}
+        self.assertEqual(201, send.post("/orders", order, Idempotency_Key="my-own-key").status)
+        self.assertEqual(400, send.post("/orders", order, Idempotency_Key="my own key").status)
+        self.assertEqual(400, send.get(f"/users/{session['id']}/orders?status=no-such-status").status)
+        self.database_refuses(person | {"email": f"2.{person['email']}"})
+        self.database_is_out(login)
+        return session
+
+    def database_refuses(self, person: dict[str, Any]) -> None:
+        """Have the database refuse a row for an unforeseen reason: a 500, and the driver's text has the whole row."""
+        with self.other_connection() as cursor:
+            cursor.execute("ALTER TABLE users ADD CONSTRAINT unforeseen CHECK (email NOT LIKE '2.%') NOT VALID")
+            self.assertEqual(500, self.connection.post("/users", person, X_Request_ID="refused").status)
+            cursor.execute("ALTER TABLE users DROP CONSTRAINT unforeseen")
+        until(lambda: self.lines(request_id="refused", message="request"), "it is in the log")
+        self.assertEqual(["error"], [line["level"] for line in self.lines(request_id="refused", message="request")])
+        (line,) = self.lines(request_id="refused", logger="shop.api.problems")
+        self.assertIn('violates check constraint "unforeseen" (SQLSTATE 23514)', line["exception"])
+
+    def database_is_out(self, login: dict[str, Any]) -> None:
+        """Have the database take no connections, and lose those that it has."""
+        name = parse_dsn(self.database_url)["dbname"]
+        end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s"
+        with closing(psycopg2.connect(make_dsn(self.database_url, dbname="postgres"))) as connection:
+            connection.autocommit = True
+            with connection.cursor() as cursor:
+                cursor.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false')
+                try:
+                    cursor.execute(end, (name,))
+                    refused = self.connection.post("/users/login", login, X_Request_ID="out")
+                finally:
+                    cursor.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS true')
+        self.assertEqual(503, refused.status)
+        until(lambda: self.lines(request_id="out", message="request"), "it is in the log")
+        self.assertEqual(["warning"], [line["level"] for line in self.lines(request_id="out", message="request")])
+        self.assertEqual(200, self.connection.post("/users/login", login).status)
+
+
+class MetricsTest(ObservationTestCase):
+    """The metrics."""
+
+    SERVED = 'shop_http_request_duration_seconds_count{method="GET",route="/users/{user_id}",status="200"}'
+
+    def test_every_request_is_counted_once_in_whatever_worker_also_when_one_was_killed(self):
+        user_id = self.log_in_anew()
+        before = self.metrics()
+        self.read(user_id, 40)
+        self.assertEqual(40, self.metrics()[self.SERVED] - before.get(self.SERVED, 0))
+        killed = self.shop.workers()[0]
+        killed.kill()
+        until(lambda: self.metrics()["shop_worker_starts_total"] == 3, "another worker has started")
+        until(lambda: self.lines(message="Unexpected exit from worker-1") and self.two_serve(), "both serve")
+        self.assertEqual(40, self.metrics()[self.SERVED] - before.get(self.SERVED, 0), "what it had counted is kept")
+        self.read(user_id, 40)
+        after = self.metrics()
+        self.assertEqual(80, after[self.SERVED] - before.get(self.SERVED, 0))
+        self.assertEqual((2, 8, 0), tuple(after[f"shop_{name}"] for name in ("workers", "threads", "busy_threads")))
+        pids = {name for name in after if name.startswith("shop_worker_resident_memory_bytes")}
+        self.assertEqual({f'shop_worker_resident_memory_bytes{{worker="{slot}"}}' for slot in "01"}, pids)
+
+    def two_serve(self) -> bool:
+        return len(self.shop.workers()) == 2 and self.metrics()["shop_workers"] == 2
+
+    def read(self, user_id: str, times: int) -> None:
+        """Read a user so many times, each on a connection of its own: any worker may take it."""
+
+        def read(_: int) -> None:
+            with self.connect() as connection:
+                connection.token = self.connection.token
+                self.assertEqual(200, connection.get(f"/users/{user_id}").status)
+
+        with ThreadPoolExecutor(4) as threads:
+            list(threads.map(read, range(times)))
+
+    def test_a_request_that_is_stuck_shows_while_it_is(self):
+        person = UserFactory.body(email="stuck@example.com")
+        slow = self.metrics()["shop_slow_statements_total"]
+        with self.held_up(lambda: self.connect().post("/users", person)):
+            stuck = self.metrics()
+        self.assertEqual(1, stuck["shop_busy_threads"])
+        self.assertGreater(stuck["shop_oldest_request_seconds"], SLOW / 1000)
+        self.assertGreaterEqual(stuck["shop_database_connections"], 1)
+        self.assertEqual(0, stuck["shop_hashing_requests"], "the hash was made before")
+        until(lambda: self.metrics()["shop_busy_threads"] == 0, "it has ended")
+        self.assertEqual(slow + 1, self.metrics()["shop_slow_statements_total"])
+
+    def test_errors_are_counted_by_their_codes_and_nothing_that_a_client_makes_up_is_a_label(self):
+        for method, path in (("BREW", "/made/up"), ("BREW", "/users"), ("GET", "/made/up")):
+            self.connection.request(method, path)
+        counted = self.metrics()
+        self.assertGreaterEqual(counted['shop_problems_total{code="NOT_FOUND"}'], 1)
+        self.assertGreaterEqual(counted['shop_problems_total{code="BAD_REQUEST"}'], 1)
+        self.assertEqual([], [name for name in counted if re.search("BREW|made", name)])
+
+    def test_they_are_on_their_own_port_and_nothing_else_is(self):
+        self.assertEqual(404, self.connection.get("/metrics").status)
+        with self.assertRaisesRegex(OSError, "404"):
+            urlopen(f"http://127.0.0.1:{self.metrics_port}/users", timeout=LIMIT)
+
+
+class ObserverTest(ApiTestCase):
+    """The same in the process of the tests, where a statement and a count can be looked at from both sides."""
+
+    not_in_parity_because = "it is about what is noted of requests, whatever keeps them apart"
+
+    def setUp(self):
+        super().setUp()
+        self.reading, writing = os.pipe()
+        for descriptor in (self.reading, writing):
+            self.addCleanup(os.close, descriptor)
+        folder = Path(self.enterContext(tempfile.TemporaryDirectory()))
+        self.enterContext(mock.patch.dict(os.environ))
+        self.enterContext(mock.patch.object(values, "ValueClass"))
+        for hooks in (database.query_hooks, database.connection_hooks):
+            self.addCleanup(hooks.__setitem__, slice(None), list(hooks))
+        self.metrics = Metrics(folder, 2)
+        writer = Writer(as_text=False, level=logging.INFO, descriptor=writing)
+        # A microsecond: every statement is slow.
+        observer = Observer(writer, self.metrics, Proxies(()), 1)
+        observer._slow = 1e-6
+        settings = make_settings(threads=2)
+        tokens = Tokens(SECRET_KEY, (), lifetime=60, clock=utc_now)
+        self.client = ApiClient(create_app(settings, observer=observer), tokens)
+        self.registry = CollectorRegistry()
+        MultiProcessCollector(self.registry, path=str(folder))
+
+    def test_requests_statements_hashes_and_errors_are_noted_as_they_come(self):
+        user = UserFactory.create()
+        with self.assertLogs("shop.api.observation", "WARNING") as logs:
+            self.client.get(f"/users/{user.id}", user=user)
+        self.assertIn("slow statement", logs.output[0])
+        self.client.get("/nothing", status=404)
+        self.client.post("/users", UserFactory.body())
+        lines = [json.loads(line) for line in os.read(self.reading, 1 << 16).splitlines()]
+        self.assertEqual(
+            [(200, 1, str(user.id)), (404, 0, None), (201, 1, None)],
+            [(line["status"], line["statements"], line["user_id"]) for line in lines],
+        )
+        labels = {"method": "GET", "route": "/users/{user_id}", "status": "200"}
+        served = self.registry.get_sample_value("shop_http_request_duration_seconds_count", labels)
+        self.assertEqual(1, served)
+        self.assertEqual(1, self.registry.get_sample_value("shop_problems_total", {"code": "NOT_FOUND"}))
+        self.assertEqual([0.0] * 3, list(self.metrics._cells[HASHING:]), "nothing is in flight any more")
+
+    def test_more_requests_than_cells_are_counted_too(self):
+        cells = [self.metrics.begin() for _ in range(3)]
+        self.assertIsNone(cells[2])
+        for cell in cells:
+            self.metrics.end(cell, ("GET", None, 200), 0.1, None)
+        labels = {"method": "GET", "route": "none", "status": "200"}
+        self.assertEqual(3, self.registry.get_sample_value("shop_http_request_duration_seconds_count", labels))
+
+    def test_a_connection_counts_until_it_is_closed(self):
+        first, second = mock.Mock(closed=0), mock.Mock(closed=0)
+        for connection in (first, second):
+            self.metrics.note_connection(connection)
+        self.assertEqual(2, self.metrics._cells[CONNECTIONS])
+        first.closed = 1
+        self.metrics.note_connection(second)
+        self.assertEqual(1, self.metrics._cells[CONNECTIONS])

@@ -1,0 +1,175 @@
+"""`shop.logs`: what a line looks like, and what never gets into one."""
+
+import json
+import logging
+import os
+import unittest
+from unittest import mock
+
+from peewee import DataError, IntegrityError
+from pydantic import BaseModel, ValidationError
+
+from shop import logs
+from shop.settings import Settings
+
+SECRET = "hunter2"
+
+
+class LogsTest(unittest.TestCase):
+    """A writer on a pipe, with the module `logging` led to it."""
+
+    as_text = False
+
+    def setUp(self):
+        self.reading, writing = os.pipe()
+        self.addCleanup(os.close, self.reading)
+        self.addCleanup(os.close, writing)
+        self.writer = logs.Writer(as_text=self.as_text, level=logging.INFO, descriptor=writing)
+        self.logger = logging.Logger("shop.test")
+        self.logger.addHandler(logs._Handler(self.writer))
+
+    def read(self) -> str:
+        """Return what has been written since the last look."""
+        return os.read(self.reading, 1 << 20).decode()
+
+    def logged(self, error: Exception) -> str:
+        """Return the line of an error that was caught."""
+        try:
+            raise error
+        except Exception as caught:
+            self.logger.exception("it failed", exc_info=caught)
+        return self.read()
+
+
+class JsonTest(LogsTest):
+    """Lines for programs."""
+
+    def test_a_record_is_one_object_with_time_level_message_and_what_else_is_known(self):
+        with mock.patch.object(logs.current, "request_id", "r-1"):
+            self.logger.warning("slow %s", "statement", extra={"fields": {"sql": "SELECT %s"}})
+        line = json.loads(self.read())
+        self.assertRegex(line.pop("time"), r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z$")
+        self.assertEqual(
+            {
+                "level": "warning",
+                "message": "slow statement",
+                "logger": "shop.test",
+                "request_id": "r-1",
+                "sql": "SELECT %s",
+            },
+            line,
+        )
+
+    def test_a_line_is_never_longer_than_a_pipe_takes_at_once_and_keeps_both_ends(self):
+        for text in ("x" * 10_000, '"\\\n' * 5_000, "é" * 10_000, "\ud800" * 3_000):
+            with self.subTest(text[:3]):
+                self.writer.write("error", "it failed", {"exception": f"begin {text} end"})
+                written = self.read()
+                self.assertLessEqual(len(written.encode()), logs.LONGEST_LINE)
+                self.assertRegex(json.loads(written)["exception"], r"(?s)^begin .* … .* end$")
+
+    def test_an_error_is_told_with_where_it_came_from_and_what_came_before(self):
+        try:
+            try:
+                raise KeyError("first")
+            except KeyError as error:
+                raise RuntimeError("second") from error
+        except RuntimeError as error:
+            told = json.loads(self.logged(error))["exception"]
+        self.assertRegex(told, r"(?s)test_logs.py.*builtins.KeyError: 'first'\nthen:\n.*builtins.RuntimeError: second$")
+
+    def test_the_values_in_a_drivers_text_are_left_out(self):
+        class Diagnosis:
+            message_primary = 'new row for relation "users" violates check constraint "users_name"'
+
+        class DriverError(Exception):
+            diag, pgcode = Diagnosis, "23514"
+
+        text = f"{Diagnosis.message_primary}\nDETAIL:  Failing row contains (ada, {SECRET})."
+        driver = DriverError(text)
+        error = IntegrityError(text)
+        error.orig, error.__cause__ = driver, driver
+        line = self.logged(error)
+        self.assertNotIn(SECRET, line)
+        told = 'new row for relation "users" violates check constraint "users_name" (SQLSTATE 23514)'
+        self.assertEqual(2, json.loads(line)["exception"].count(told))
+
+    def test_a_data_exception_is_told_by_its_code_alone(self):
+        class Diagnosis:
+            message_primary = f'invalid input syntax for type uuid: "{SECRET}"'
+
+        error = DataError(Diagnosis.message_primary)
+        error.orig = mock.Mock(diag=Diagnosis, pgcode="22P02")
+        self.assertIn("peewee.DataError: SQLSTATE 22P02", self.assertSecretLeftOut(error))
+
+    def test_the_input_in_a_validators_text_is_left_out(self):
+        class Model(BaseModel):
+            number: int
+
+        with self.assertRaises(ValidationError) as caught:
+            Model(number=SECRET)
+        self.assertSecretLeftOut(caught.exception)
+
+    def assertSecretLeftOut(self, error: Exception) -> str:
+        """Fail if the secret, which is in the text of `error`, is in its line; return the line."""
+        self.assertIn(SECRET, str(error))
+        line = self.logged(error)
+        self.assertNotIn(SECRET, line)
+        return line
+
+    def test_a_reader_that_has_gone_is_no_failure(self):
+        reading, writing = os.pipe()
+        os.close(reading)
+        self.addCleanup(os.close, writing)
+        logs.Writer(as_text=False, level=logging.INFO, descriptor=writing).write("info", "request", {})
+
+
+class TextTest(LogsTest):
+    """Lines for people."""
+
+    as_text = True
+
+    def test_what_is_known_stands_behind_the_message_and_what_is_not_is_left_out(self):
+        self.writer.write("info", "request", {"route": "/orders", "status": 201, "user_id": None})
+        self.assertRegex(
+            self.read(), r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}Z INFO    request route=/orders status=201\n$"
+        )
+
+    def test_nothing_can_pretend_to_be_a_line_or_talk_to_a_terminal(self):
+        self.writer.write("info", "request", {"method": "A\nB\r\x1b[2J\x9b"})
+        self.assertRegex(self.read(), r"method=A B\\x0d\\x1b\[2J\\x9b\n$")
+
+    def test_an_error_has_its_traceback_below(self):
+        self.assertRegex(
+            self.logged(RuntimeError("why")), r"(?s)it failed logger=shop.test\n  File .*RuntimeError: why\n$"
+        )
+
+
+class ConfigureTest(unittest.TestCase):
+    """Who is heard."""
+
+    def configured(self, **overrides: str) -> logs.Writer:
+        """Return what `configure` returns; what it changes is put back when the test ends."""
+        root = logging.getLogger()
+        self.addCleanup(root.setLevel, root.level)
+        self.addCleanup(setattr, root, "handlers", list(root.handlers))
+        self.addCleanup(logging.captureWarnings, False)
+        for name in ("shop", "_granian"):
+            self.addCleanup(logging.getLogger(name).setLevel, logging.getLogger(name).level)
+        with mock.patch.dict(os.environ, clear=True):
+            return logs.configure(Settings.load(**overrides))
+
+    def test_peewee_is_never_heard_below_warnings_for_it_tells_the_values_of_statements(self):
+        self.configured(log_level="debug")
+        self.assertTrue(logging.getLogger("shop.api").isEnabledFor(logging.DEBUG))
+        self.assertFalse(logging.getLogger("peewee").isEnabledFor(logging.INFO))
+
+    def test_the_format_is_text_on_a_terminal_alone_unless_it_is_set(self):
+        for terminal, setting, as_text in (
+            (True, None, True),
+            (False, None, False),
+            (True, "json", False),
+            (False, "text", True),
+        ):
+            with self.subTest(terminal=terminal, setting=setting), mock.patch("os.isatty", return_value=terminal):
+                self.assertEqual(as_text, self.configured(log_format=setting)._as_text)
