@@ -209,7 +209,7 @@ class _Workers:
                 time.monotonic() - min(busy) if busy else 0,
             ),
             ("shop_database_connections", "Connections to the database", sum(c[CONNECTIONS] for c in living.values())),
-            ("shop_hashing_requests", "Requests at hashing, or waiting", sum(c[HASHING] for c in living.values())),
+            ("shop_hashing_requests", "Log-ins and registrations under way", sum(c[HASHING] for c in living.values())),
         ):
             yield _gauge(name, words, [({}, value)])
         yield from _usage({slot: int(cells[PID]) for slot, cells in living.items()})

@@ -30,6 +30,8 @@ class StopTestCase(unittest.TestCase):
             "SHOP_SECRET_KEY": SECRET_KEY,
             "SHOP_ARGON2_TIME_COST": "1",
             "SHOP_ARGON2_MEMORY_COST": "8",
+            # Whatever is on stderr then is worth a look.
+            "SHOP_LOG_LEVEL": "error",
         }
         return self.enterContext(LiveShop(environment=environment | settings))
 
