@@ -12,6 +12,7 @@ on a clone of it.
 
 import atexit
 import os
+import secrets
 import signal
 import sys
 from collections.abc import Callable
@@ -182,7 +183,9 @@ def _container(reason: str) -> Server:
     except DockerException as error:
         raise NoServerError("no Docker engine answers") from error
     image = os.environ.get("SHOP_TEST_IMAGE") or DEFAULT_IMAGE
-    container = PostgresContainer(image, username="shop", password="shop", dbname="shop", driver=None)
+    # A password that nothing else looks like: a test searches logs for it.
+    password = secrets.token_hex(16)
+    container = PostgresContainer(image, username="shop", password=password, dbname="shop", driver=None)
     container.with_command(["postgres", *(word for setting in NOT_DURABLE for word in ("-c", setting))])
     container.with_tmpfs_mount("/var/lib/postgresql")
     try:
