@@ -100,7 +100,8 @@ class DyingWorkersTest(StopTestCase):
                     worker.kill()
         self.assertEqual(1, shop.wait())
         sentence = "shop: worker processes died again and again, so the service has stopped"
-        self.assertEqual(sentence, shop.stderr[-1])
+        # granian writes what it has seen in its own time.
+        self.assertIn(sentence, shop.stderr)
         self.assertEqual([], still_running(family))
         self.assertEqual([], [line for line in shop.stderr if "Traceback" in line])
 
