@@ -106,7 +106,7 @@ class ReportTest(unittest.TestCase):
 
     def test_recommendations_follow_from_the_run(self):
         recommended = "\n".join(self.facts["recommendations"])
-        self.assertIn("Mend the 4 failing tests first", recommended)
+        self.assertIn("Mend first what fails (4 of 7)", recommended)
         self.assertIn("Run the whole suite", recommended)
         self.assertIn("because of the weather", recommended)
         for recommendation in self.facts["recommendations"]:
