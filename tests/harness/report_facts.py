@@ -242,7 +242,8 @@ def _recommendations(facts: dict[str, Any], findings: Findings) -> list[str]:
     found = []
     coverage, summary = facts["coverage"], facts["summary"]
     if summary["failed"]:
-        found.append(f"Mend first what fails ({summary['failed']} of {len(facts['tests'])}): what it covers is not shown.")
+        failing = f"{summary['failed']} of {len(facts['tests'])}"
+        found.append(f"Mend first what fails ({failing}): what it covers is not shown.")
     if not summary["whole"]:
         found.append("Run the whole suite: only then coverage and documented answers say something.")
     elif coverage["contract"]:
