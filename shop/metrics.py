@@ -42,8 +42,8 @@ Kind = tuple[str, str | None, int]
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 FOLDER = "shop-metrics-"
-# In memory where there is such a file system: it can be written to in a read-only container too.
-HOMES = ("/dev/shm", tempfile.gettempdir())  # noqa: S108
+# Files in memory, which can be written to in a read-only container too; where there are none, the temporary directory.
+SHARED_MEMORY = "/dev/shm"  # noqa: S108 - each run has a folder of its own there, which nobody else may enter
 # The first cells of a slot; then comes one for each thread: when the request began that it is at, 0 when it is at none.
 PID, CONNECTIONS, HASHING, FIRST_THREAD = range(4)
 CELL = 8  # bytes
@@ -255,7 +255,7 @@ def _only_metrics(app: Any) -> Any:
 @contextmanager
 def _folder() -> Iterator[Path]:
     """Make a folder, and remove it in the end, with those that were left behind by services that were killed."""
-    home = next(path for path in HOMES if os.access(path, os.W_OK))
+    home = SHARED_MEMORY if os.access(SHARED_MEMORY, os.W_OK) else tempfile.gettempdir()
     for left in Path(home).glob(f"{FOLDER}*"):
         _remove_if_left(left)
     draft = Path(tempfile.mkdtemp(prefix=f".{FOLDER}", dir=home))

@@ -14,7 +14,7 @@ class FolderTest(unittest.TestCase):
 
     def setUp(self):
         self.home = Path(self.enterContext(tempfile.TemporaryDirectory()))
-        self.enterContext(mock.patch.object(metrics, "HOMES", (str(self.home),)))
+        self.enterContext(mock.patch.object(metrics, "SHARED_MEMORY", str(self.home)))
 
     def test_it_is_private_and_gone_afterwards(self):
         with metrics._folder() as folder:
