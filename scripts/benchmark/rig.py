@@ -118,10 +118,9 @@ class Rig(AbstractContextManager["Rig"]):
     def cost(self, target: Target | None = None) -> Cost:
         """Return the CPU time spent so far, by the service or another target, and by the database."""
         database = cpu_of_tree(self._postgres)
-        if target is None:
-            # The service has started the database, which is below it.
-            return Cost(self.target.cpu() - database, database)
-        return Cost(target.cpu(), database)
+        server = (target or self.target).cpu()
+        # The rig's own service has started the database, which is below it.
+        return Cost(server if target not in (None, self.target) else server - database, database)
 
     def memory(self, shop: LiveShop | None = None) -> float:
         """Return the memory of the workers of the service, or of another, in megabytes; see `memory_of`."""

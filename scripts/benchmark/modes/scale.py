@@ -3,9 +3,9 @@
 import shutil
 import tempfile
 
-from benchmark.modes.operations import Sample, sample
+from benchmark.modes.operations import Sample, as_clients_see_it, sample
 from benchmark.operations import OPERATIONS, Operation
-from benchmark.plan import Plan, Report, figure, median, say
+from benchmark.plan import Plan, Report, median, say
 from benchmark.rig import Rig
 
 SIZES = (10_000, 100_000, 1_000_000, 10_000_000)
@@ -37,10 +37,7 @@ def _line(operation: Operation, size: int, samples: list[Sample]) -> list[object
     return [
         operation.name,
         size,
-        figure(median(one.measured.rate for one in samples)),
-        figure(median(one.measured.p50 for one in samples)),
-        figure(median(one.measured.p99 for one in samples)),
-        sum(one.measured.errors for one in samples),
+        *as_clients_see_it(samples),
         f"{median(one.server_cpu + one.database_cpu for one in samples) * 1000:.3f} s",
         f"{median(one.database_cpu for one in samples) * 1000:.3f} s",
     ]

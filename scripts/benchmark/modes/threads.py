@@ -3,9 +3,9 @@
 from collections import defaultdict
 from contextlib import ExitStack
 
-from benchmark.modes.operations import Sample, sample
+from benchmark.modes.operations import Sample, as_clients_see_it, sample
 from benchmark.operations import GET_USER, PLACE_ORDER, READS, Operation
-from benchmark.plan import Plan, Report, figure, median, say
+from benchmark.plan import Plan, Report, median, say
 from benchmark.rig import Rig, Target, target_of
 
 THREADS = (1, 2, 4, 8, 16)
@@ -38,9 +38,6 @@ def _line(operation: Operation, number: int, samples: list[Sample]) -> list[obje
     return [
         operation.name,
         number,
-        figure(median(one.measured.rate for one in samples)),
-        figure(median(one.measured.p50 for one in samples)),
-        figure(median(one.measured.p99 for one in samples)),
-        sum(one.measured.errors for one in samples),
+        *as_clients_see_it(samples),
         f"{cpu * 1000:.3f} s",
     ]
