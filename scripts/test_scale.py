@@ -30,7 +30,7 @@ from unittest import mock
 from urllib.parse import quote
 
 import psutil
-import psycopg2
+import psycopg
 from peewee import OperationalError
 from rich.console import Console
 from rich.table import Table
@@ -180,7 +180,7 @@ def url_of(*sockets: Path, user: str = "shop", **parameters: str) -> str:
 
 def ask(url: str, statement: str) -> list[tuple]:
     """Run SQL past the service and return its rows."""
-    with closing(psycopg2.connect(url)) as connection, connection.cursor() as cursor:
+    with closing(psycopg.connect(url)) as connection, connection.cursor() as cursor:
         connection.autocommit = True
         cursor.execute(statement)
         return cursor.fetchall() if cursor.description else []
@@ -190,7 +190,7 @@ def answers(url: str) -> bool:
     """Tell whether there is a server at `url` that takes connections."""
     try:
         return bool(ask(url, "SELECT 1"))
-    except psycopg2.OperationalError:
+    except psycopg.OperationalError:
         return False
 
 
@@ -461,7 +461,7 @@ class MigrationTest(ScaleTestCase):
 
     def test_with_a_lock_timeout_it_gives_up_before_requests_that_queue_behind_it_do(self) -> None:
         self.more_migrations(m0103_blocked="def up(migrator, db):\n    db.execute_sql('LOCK TABLE orders')\n")
-        with closing(psycopg2.connect(self.url)) as reader, reader.cursor() as cursor:
+        with closing(psycopg.connect(self.url)) as reader, reader.cursor() as cursor:
             cursor.execute("SELECT count(*) FROM orders")  # and the transaction goes on
             with serving(self.url) as shop, Load(shop.url) as load:
                 with mock.patch.dict(os.environ, PGOPTIONS="-c lock_timeout=1s"), self.assertRaises(OperationalError):

@@ -10,12 +10,12 @@ import hashlib
 import itertools
 import math
 import re
-import select
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
+import psycopg
 from peewee import (
     SQL,
     ColumnBase,
@@ -28,8 +28,12 @@ from peewee import (
     Select,
 )
 from peewee import __exception_wrapper__ as peewee_errors  # type: ignore[attr-defined] # Not in its stubs.
-from psycopg2.extensions import UNICODE, connection, new_type, register_type
-from psycopg2.extras import register_default_jsonb
+from psycopg.adapt import AdaptersMap, PyFormat, Transformer
+from psycopg.errors import error_from_result
+from psycopg.pq import ConnStatus, ExecStatus
+from psycopg.pq.abc import PGresult
+from psycopg.types.json import set_json_loads
+from psycopg.types.string import TextLoader
 
 from shop import exactjson
 from shop.settings import Settings
@@ -47,29 +51,114 @@ _OUTDATED = ("26000", "0A000")
 _ROLLED_BACK = ("40001", "40P01")
 # How often a statement is sent at most.
 _ATTEMPTS = 3
-_UUID_OID = 2950
-_UUID_AS_TEXT = new_type((_UUID_OID,), "UUID", UNICODE)
+# As plain numbers, which libpq gives and which are compared sooner.
+_HAS_ROWS, _HAS_NONE, _LOST = int(ExecStatus.TUPLES_OK), int(ExecStatus.COMMAND_OK), int(ConnStatus.BAD)
+
+
+def _adapters() -> AdaptersMap:
+    """Return how values are read: as the driver does, but ids are text, which they are everywhere else in the service.
+
+    It would read numbers inside JSONB as floats; money stays exact.
+    """
+    adapters = AdaptersMap(psycopg.adapters)
+    adapters.register_loader("uuid", TextLoader)
+    set_json_loads(lambda text: exactjson.loads(text if isinstance(text, bytes) else text.encode()), adapters)
+    return adapters
+
+
+_ADAPTERS = _adapters()
 
 
 class _Connection(WatchedConnection):
     """The driver's connection, which knows what is prepared on it, and whether the server has hung up.
 
     Attributes:
-        prepared: For each statement the EXECUTE that runs it.
+        prepared: The name of each statement that is prepared.
         generation: Part of the names, so that what is prepared anew does not meet what it replaces.
     """
 
+    # The driver has its type in two kinds, and chooses when it is imported.
+    _transformer: Any
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.prepared: dict[Statement, str] = {}
+        self.prepared: dict[Statement, bytes] = {}
         self.generation = 1
-        self._line = select.poll()
-        self._line.register(self.fileno(), select.POLLIN)
+
+    @classmethod
+    def open(cls, url: str, **options: Any) -> Self:
+        """Return a new connection in autocommit; `options` are libpq's.
+
+        Raises:
+            psycopg.OperationalError: There is none to be had.
+        """
+        # Nothing is prepared by the driver's own choice: it does not know of poolers that lose that.
+        conn = cls.connect(url, autocommit=True, prepare_threshold=None, context=_ADAPTERS, **options)
+        # Only now: how values are read is not known before.
+        conn._transformer = Transformer(conn)
+        return conn
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether libpq has noticed that the connection has ended; the server is not asked."""
+        return self.pgconn.status == _LOST
 
     @property
     def has_ended(self) -> bool:
-        """Whether the server has said something though nothing was asked: that it hangs up, or nearly always that."""
-        return bool(self._line.poll(0))
+        """Whether the server has hung up though nothing was asked."""
+        try:
+            # What it may have said first, and then the end. Neither waits, nor lets another thread run.
+            self.pgconn.consume_input()
+            self.pgconn.consume_input()
+        except psycopg.OperationalError:
+            return True
+        return False
+
+    def run(self, statement: "Statement", parameters: list[object], *, prepares: bool) -> list[Row]:
+        """Run a statement and return its rows.
+
+        A cursor of the driver does the same, with several times the work (docs/performance.md): it finds out for each
+        run what is known here of all of them.
+
+        Raises:
+            psycopg.Error: What PostgreSQL or libpq said.
+        """
+        values = self._transformer.dump_sequence(parameters, statement.formats)
+        self.waiting_since = time.perf_counter()
+        try:
+            if prepares:
+                name = self.prepared.get(statement) or self._prepare(statement)
+                result = self.pgconn.exec_prepared(name, values)
+            else:
+                result = self.pgconn.exec_params(statement.numbered.encode(), values)
+        finally:
+            self.waiting_since = None
+        if result.status == _HAS_ROWS:
+            self._transformer.set_pgresult(result)
+            rows: list[Row] = self._transformer.load_rows(0, result.ntuples, tuple)
+            return rows
+        if result.status != _HAS_NONE:
+            raise _error(result)
+        return []
+
+    def _prepare(self, statement: "Statement") -> bytes:
+        name = f"{statement.name}_{self.generation}".encode()
+        result = self.pgconn.prepare(name, statement.numbered.encode())
+        if result.status != _HAS_NONE:
+            raise _error(result)
+        # It stays, also when the transaction around it is rolled back.
+        self.prepared[statement] = name
+        return name
+
+    def __del__(self, *_: object) -> None:
+        """Let a connection end with its thread, in silence; the driver would warn of it."""
+
+
+def _error(result: PGresult) -> psycopg.Error:
+    """Return the driver's exception for a result that is none."""
+    error = error_from_result(result)
+    # Where no server has said it, libpq has: the connection is lost.
+    return error if error.sqlstate else psycopg.OperationalError(str(error))
 
 
 class Database(PostgresqlDatabase):
@@ -81,7 +170,7 @@ class Database(PostgresqlDatabase):
     """
 
     prepares = True
-    connection_hooks: ClassVar[list[Callable[[connection], None]]] = []
+    connection_hooks: ClassVar[list[Callable[[psycopg.Connection], None]]] = []
     _state: Any  # Peewee's, of the calling thread
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -91,10 +180,6 @@ class Database(PostgresqlDatabase):
         self._lock = nullcontext()
         self._entrance = Entrance()
         self._watch = StatementWatch(math.inf, self._entrance)
-
-    def init(self, database: str | None, *args: Any, **options: Any) -> None:
-        """Point the object at a database, as Peewee does; every connection to it is one of ours."""
-        super().init(database, *args, **{"connection_factory": _Connection} | options)
 
     def configure(self, settings: Settings) -> None:
         """Say where the database is; nothing is connected yet.
@@ -167,37 +252,35 @@ class Database(PostgresqlDatabase):
         # Peewee's stubs give this method no types.
         return super().cursor(named_cursor)  # type: ignore[no-untyped-call]
 
-    def _run(self, statement: "Statement", parameters: Row) -> list[Row]:
+    def _run(self, statement: "Statement", parameters: list[object]) -> list[Row]:
         """Run a statement; whoever counts or logs statements sees it as one, with its own text."""
         started = time.perf_counter()
+        said: Error | None = None
         try:
-            if not statement.repeatable:
-                self._leave_ended()
-            with peewee_errors:
-                cursor = self.cursor()
-                conn: _Connection = cursor.connection
-                conn.waiting_since = time.perf_counter()
-                try:
-                    cursor.execute(self._prepared(statement, cursor) if self.prepares else statement.sql, parameters)
-                finally:
-                    conn.waiting_since = None
-                rows: list[Row] = cursor.fetchall() if cursor.description else []
-        except Exception as error:
-            self._tell_hooks(statement, parameters, started, error)
-            raise
-        self._tell_hooks(statement, parameters, started, None)
-        return rows
+            return self._ready(statement).run(statement, parameters, prepares=self.prepares)
+        except psycopg.Error:
+            try:
+                with peewee_errors:
+                    raise
+            except Error as error:
+                said = error
+                raise
+        finally:
+            if self.query_hooks:
+                self._notify_hooks(statement.sql, parameters, started, said)  # type: ignore[attr-defined]
 
-    def _prepared(self, statement: "Statement", cursor: Any) -> str:
-        """Return the EXECUTE of a statement, which is prepared first where this connection does not know it."""
-        conn: _Connection = cursor.connection
-        execute = conn.prepared.get(statement)
-        if execute is None:
-            name = f"{statement.name}_{conn.generation}"
-            cursor.execute(f"PREPARE {name} AS {statement.numbered}")
-            # It stays, also when the transaction around it is rolled back.
-            execute = conn.prepared[statement] = f"EXECUTE {name}{statement.arguments}"
-        return execute
+    def _ready(self, statement: "Statement") -> _Connection:
+        """Return the thread's connection, a new one where the old one was lost.
+
+        A write has a look first whether the server has ended the connection while nobody used it, as a restart does: it
+        would fail, and could not be sent again, because it might have been done.
+        """
+        state = self._state
+        conn: _Connection | None = state.conn
+        if conn is None or ((conn.is_lost or (not statement.repeatable and conn.has_ended)) and not state.transactions):
+            self.dispose()
+            conn = self.connection()
+        return conn
 
     def _may_run_again(self, statement: "Statement", error: PeeweeException) -> bool:
         """Tell whether a statement that failed was not done, and may succeed now."""
@@ -214,35 +297,17 @@ class Database(PostgresqlDatabase):
         # Not after a wait for a silent server: a second one would exceed the time limit.
         return statement.repeatable and self._is_lost() and not self._state.conn.was_cut
 
-    def _tell_hooks(self, statement: "Statement", parameters: Row, started: float, error: Exception | None) -> None:
-        if self.query_hooks:
-            self._notify_hooks(statement.sql, parameters, started, error)  # type: ignore[attr-defined]
-
-    def _leave_ended(self) -> None:
-        """Give up a connection that the server has ended while nobody used it, as a restart does.
-
-        A write that is sent on it would fail, and could not be sent again: it might have been done.
-        """
-        state = self._state
-        if not state.closed and not state.conn.closed and not self.in_transaction() and state.conn.has_ended:
-            self.close()
-
-    def _connect(self) -> connection:
+    def _connect(self) -> psycopg.Connection:
         with self._entrance.attempt():
-            conn: _Connection = super()._connect()  # type: ignore[misc] # Not in Peewee's stubs.
+            conn = _Connection.open(self.database, **self.connect_params)
         self._watch.add(conn)
         return conn
 
     def _is_lost(self) -> bool:
-        # psycopg2 notes a lost connection in `closed` without asking the server.
-        state = self._state
-        return not state.closed and bool(state.conn.closed)
+        conn: _Connection | None = self._state.conn
+        return conn is not None and conn.is_lost
 
-    def _initialize_connection(self, conn: connection) -> None:
-        # psycopg2 would read numbers inside JSONB as floats; money stays exact. Ids travel as text, which they are
-        # everywhere else in the service.
-        register_type(_UUID_AS_TEXT, conn)
-        register_default_jsonb(conn, loads=lambda text: exactjson.loads(text.encode()))
+    def _initialize_connection(self, conn: psycopg.Connection) -> None:
         for hook in self.connection_hooks:
             hook(conn)
 
@@ -285,20 +350,26 @@ class Statement:
         self.name = f"shop_{hashlib.sha256(self.sql.encode()).hexdigest()[:16]}"
         numbers = itertools.count(1)
         self.numbered = re.sub("%[s%]", lambda mark: f"${next(numbers)}" if mark[0] == "%s" else "%", self.sql)
-        self.arguments = f" ({', '.join(['%s'] * len(self._values))})" if self._values else ""
+        # Values travel as text: PostgreSQL reads each as the type that its place asks for.
+        self.formats = [PyFormat.TEXT] * len(self._values)
+        # Nearly all statements have nothing but slots. As plain strings they are found sooner.
+        slots = [str(value) for value in self._values if type(value) is _SlotName]
+        self._slots = slots if len(slots) == len(self._values) else None
 
-    def bind(self, given: dict[str, object]) -> Row:
+    def bind(self, given: dict[str, object]) -> list[object]:
         """Return the parameters in the order of the SQL.
 
         Raises:
             KeyError: A slot has no value in `given`.
         """
-        return tuple(given[value] if type(value) is _SlotName else value for value in self._values)
+        if self._slots is not None:
+            return [given[name] for name in self._slots]
+        return [given[value] if type(value) is _SlotName else value for value in self._values]
 
 
 def sqlstate(error: Error) -> str | None:
     """Return PostgreSQL's code for `error` (its appendix A), or None where the server gave none."""
-    code: str | None = getattr(getattr(error, "orig", None), "pgcode", None)
+    code: str | None = getattr(getattr(error, "orig", None), "sqlstate", None)
     return code
 
 

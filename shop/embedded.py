@@ -31,7 +31,7 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import platformdirs
-import psycopg2
+import psycopg
 
 from shop import embedded_supervisor
 
@@ -270,8 +270,8 @@ class EmbeddedPostgres:
             return False
         self._sockets = Path(status[4])
         try:
-            psycopg2.connect(self.url).close()
-        except psycopg2.OperationalError:
+            psycopg.connect(self.url).close()
+        except psycopg.OperationalError:
             # The pid file was left by an earlier server.
             self._sockets = None
             return False

@@ -33,17 +33,25 @@ def loads(text: bytes) -> object:
 
 
 def dumps(value: object) -> bytes:
-    """Return `value` as JSON text in UTF-8; a `Decimal` becomes a number with its own digits.
+    """Return `value` as JSON text in UTF-8; a `Decimal` becomes a number with its own digits, a UTC time ends with Z.
 
     Raises:
         TypeError: Something in `value` has no JSON form.
     """
-    return orjson.dumps(value, default=_encode)
+    return orjson.dumps(value, default=_encode, option=orjson.OPT_UTC_Z)
+
+
+def number(value: Decimal) -> Raw:
+    """Return a finite `value` as a number with its own digits, for a document that is written often.
+
+    `dumps` would come to the same by way of a call back, in three times the time.
+    """
+    return Raw(format(value, "f"))
 
 
 def _encode(value: object) -> Raw:
     if isinstance(value, Decimal) and value.is_finite():
-        return Raw(format(value, "f"))
+        return number(value)
     raise TypeError(f"{type(value).__name__} has no JSON form")
 
 

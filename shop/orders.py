@@ -333,7 +333,7 @@ def _items_json(items: Sequence[Item]) -> bytes:
             {
                 "productId": item.product_id,
                 "name": item.name,
-                "price": item.price.quantize(CENT),
+                "price": exactjson.number(item.price.quantize(CENT)),
                 "quantity": item.quantity,
             }
             for item in items

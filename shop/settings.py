@@ -4,8 +4,8 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from psycopg2 import ProgrammingError
-from psycopg2.extensions import parse_dsn
+from psycopg import ProgrammingError
+from psycopg.conninfo import conninfo_to_dict
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
@@ -115,7 +115,7 @@ class Settings(BaseSettings):
         if not separator or scheme not in ("postgresql", "postgres"):
             raise ValueError("must be a URL that begins with postgresql://")
         try:
-            parse_dsn(f"postgresql://{rest}")
+            conninfo_to_dict(f"postgresql://{rest}")
         except ProgrammingError:
             # libpq's own message repeats the URL, password included.
             raise ValueError("is not a URL that PostgreSQL's client library understands") from None

@@ -11,9 +11,9 @@ import time
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import Any
 
-from psycopg2 import Error, OperationalError
-from psycopg2.extensions import connection
+from psycopg import Connection, Error, OperationalError
 
 from shop.watchdog import Watchdog
 
@@ -25,7 +25,7 @@ EVERY = 0.25
 SILENCE = 1.0
 
 
-class WatchedConnection(connection):
+class WatchedConnection(Connection[tuple[Any, ...]]):
     """A connection of the driver that tells since when it waits for the server.
 
     Attributes:

@@ -69,14 +69,24 @@ class Tokens:
         Raises:
             InvalidToken: It is not a token of ours, was changed, or has expired.
         """
-        known = self._verified.get(token)
-        actor, expires = known or self._checked(token)
-        if self._clock() >= expires:
-            self._verified.pop(token, None)
-            raise InvalidToken
-        if known is None:
+        actor = self.recall(token)
+        if actor is None:
+            actor, expires = self._checked(token)
+            if self._clock() >= expires:
+                raise InvalidToken
             self._remember(token, actor, expires)
         return actor
+
+    def recall(self, token: str) -> Actor | None:
+        """Return who acts with `token` if it has been verified before and is still valid; None tells nothing of it."""
+        known = self._verified.get(token)
+        if known is None:
+            return None
+        actor, expires = known
+        if self._clock() < expires:
+            return actor
+        self._verified.pop(token, None)
+        return None
 
     def _checked(self, token: str) -> tuple[Actor, datetime]:
         """Return what `token` says: who acts, and until when."""

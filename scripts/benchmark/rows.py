@@ -1,6 +1,6 @@
 """The rows that the service is measured with: made in SQL, each id a function of a number, so that load can name it."""
 
-import psycopg2
+import psycopg
 
 from shop.passwords import Passwords
 from shop.settings import Settings
@@ -58,10 +58,11 @@ def fill(url: str, orders: int) -> int:
         parallelism=defaults["argon2_parallelism"].default,
         places=1,
     )
-    connection = psycopg2.connect(url)
+    connection = psycopg.connect(url)
     connection.autocommit = True
     try:
-        cursor = connection.cursor()
+        # It puts values into the text; as parameters their types could not be told in a select list.
+        cursor = psycopg.ClientCursor(connection)
         cursor.execute(
             f"""
             INSERT INTO users

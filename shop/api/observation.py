@@ -93,7 +93,7 @@ class Observation:
         now = perf_counter()
         # Falcon refuses methods that it keeps for itself before it asks anybody.
         seconds = now - noted.get("started", now)
-        status = int(str(response.status)[:3])
+        status = response.status_code
         if self._metrics:
             kind = request.method, request.uri_template, status
             self._metrics.end(noted.get("cell"), kind, seconds, noted.get("problem"))

@@ -15,8 +15,8 @@ once, and comes to the responder as arguments. A responder without a declaration
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
-from functools import wraps
+from contextlib import AbstractContextManager
+from functools import cache, wraps
 from typing import Any, NamedTuple
 
 import falcon
@@ -30,9 +30,11 @@ MAX_FAULTS = 500
 MAX_NAME = 100
 SPELLED_OUT = 3
 
-_NO_CONTEXT = nullcontext()
 Schema = type[BaseModel]
 Responder = Callable[..., None]
+Reader = Callable[[falcon.Request, type[BaseModel]], dict[str, Any]]
+# What an operation takes: the name of each part, how it is read, and what it has to be.
+Parts = list[tuple[str, Reader, Schema]]
 ErrorClass = type[ShopError]
 
 
@@ -102,14 +104,24 @@ def operation(
     declared = Operation(id, summary, success, (*derived, *errors), body, query, headers, is_public)
 
     def decorate(responder: Responder) -> Responder:
+        takes: Parts = [
+            (part, read, getattr(declared, part)) for part, read in _READERS.items() if getattr(declared, part)
+        ]
+
         @wraps(responder)
         def respond(self: Any, request: falcon.Request, response: falcon.Response, **params: Any) -> None:
-            with within(self) if within else _NO_CONTEXT:
-                responder(self, request, response, **params, **_parse(request, declared))
+            responder(self, request, response, **params, **_parse(request, takes))
 
-        # A function has no such attribute by its type; `Authentication` and the description look for it.
-        respond.operation = declared  # type: ignore[attr-defined]
-        return respond
+        @wraps(responder)
+        def respond_within(self: Any, request: falcon.Request, response: falcon.Response, **params: Any) -> None:
+            with within(self):  # type: ignore[misc] # Chosen below where it is given.
+                respond(self, request, response, **params)
+
+        chosen: Any = respond_within if within else respond if takes else responder
+        # `Authentication` and the description look for it.
+        chosen.operation = declared
+        made: Responder = chosen
+        return made
 
     return decorate
 
@@ -132,16 +144,14 @@ def _derived_errors(body: Schema | None, others: Schema | None, is_public: bool)
     return tuple(derived)
 
 
-def _parse(request: falcon.Request, declared: Operation) -> dict[str, BaseModel]:
+def _parse(request: falcon.Request, takes: Parts) -> dict[str, BaseModel]:
     """Return the declared parts by name, or refuse with the faults of all of them."""
     parsed: dict[str, BaseModel] = {}
     faults: list[Any] = []
-    for part, read in _READERS.items():
-        schema: Schema | None = getattr(declared, part)
-        if schema is None:
-            continue
+    for part, read, schema in takes:
         try:
-            parsed[part] = schema.model_validate(read(request, schema))
+            sent = read(request, schema)
+            parsed[part] = schema.model_validate(sent) if sent else _of_nothing(schema)
         except ValidationError as error:
             faults += [{"part": part, **fault} for fault in error.errors(include_url=False)]
     if faults:
@@ -149,11 +159,22 @@ def _parse(request: falcon.Request, declared: Operation) -> dict[str, BaseModel]
     return parsed
 
 
+@cache
+def _of_nothing(schema: Schema) -> BaseModel:
+    """Return what it means that a part was not sent at all.
+
+    Raises:
+        ValidationError: It may not be left out.
+    """
+    return schema.model_validate({})
+
+
 def _read_body(request: falcon.Request, _schema: Schema) -> dict[str, Any]:
     body = _read(request, request.context.max_body)
     if not body:
         return {}
-    if falcon.mediatypes.parse_header(request.content_type or "")[0].lower() != falcon.MEDIA_JSON:
+    sent = request.content_type or ""
+    if sent != falcon.MEDIA_JSON and falcon.mediatypes.parse_header(sent)[0].lower() != falcon.MEDIA_JSON:
         raise errors.UnsupportedMediaType
     try:
         document = exactjson.loads(body)
@@ -170,8 +191,12 @@ def _read_query(request: falcon.Request, _schema: Schema) -> dict[str, Any]:
 
 def _read_headers(request: falcon.Request, schema: Schema) -> dict[str, Any]:
     # Others are none of our business: every request has some that no schema names.
-    names = [field.alias or name for name, field in schema.model_fields.items()]
-    return {name: value for name in names if (value := request.get_header(name)) is not None}
+    return {name: value for name in _header_names(schema) if (value := request.get_header(name)) is not None}
+
+
+@cache
+def _header_names(schema: Schema) -> list[str]:
+    return [field.alias or name for name, field in schema.model_fields.items()]
 
 
 _READERS = {"body": _read_body, "query": _read_query, "headers": _read_headers}

@@ -1,12 +1,13 @@
 """Errors as responses: one shape for all of them, served as ``application/problem+json`` (RFC 9457)."""
 
 import logging
-from typing import Any
+from typing import Any, cast
 
 import falcon
 
 from shop import database, errors, exactjson
 from shop.api import middleware
+from shop.api.responses import Response
 from shop.logs import told
 
 log = logging.getLogger(__name__)
@@ -74,7 +75,7 @@ def _write(
 ) -> None:
     if "request_id" not in request.context:
         # Falcon refuses some methods before any middleware runs.
-        middleware.RequestId().process_request(request, response)
+        middleware.RequestId().process_request(request, cast(Response, response))
     request.context.problem = code
     response.status = falcon.code_to_http_status(status)
     response.content_type = MEDIA_TYPE

@@ -72,7 +72,8 @@ def _address_if_valid(text: str) -> str:
 
 
 def _number(value: object) -> Decimal:
-    if isinstance(value, Decimal):
+    # Exact types first, here and below: nearly all values have them, and they are told sooner.
+    if type(value) is Decimal:
         return value
     if isinstance(value, int) and not isinstance(value, bool):
         return Decimal(value)
@@ -80,6 +81,8 @@ def _number(value: object) -> Decimal:
 
 
 def _whole(value: object) -> int:
+    if type(value) is int:
+        return value
     try:
         number = _number(value)
     except PydanticCustomError:

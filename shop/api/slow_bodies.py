@@ -5,6 +5,7 @@ from functools import partial
 import falcon
 
 from shop.api import problems
+from shop.api.middleware import has_body
 from shop.bodies import Bodies
 from shop.errors import RequestTimeout
 
@@ -27,8 +28,7 @@ class BodyTimeLimit:
     def process_request(self, request: falcon.Request, _response: falcon.Response) -> None:
         """Put the body under watch, whoever reads it."""
         environ = request.env
-        has_body = environ.get("CONTENT_LENGTH") or environ.get("HTTP_TRANSFER_ENCODING")
-        if has_body and BREAK_OFF in environ:
+        if has_body(request) and BREAK_OFF in environ:
             environ["wsgi.input"] = self._bodies.watched(environ["wsgi.input"], partial(_answer, request))
 
 

@@ -20,7 +20,7 @@ from typing import Any, ClassVar, TypeVar
 from unittest import mock
 
 import falcon
-import psycopg2
+import psycopg
 from peewee import QueryEvent
 from pydantic import SecretStr
 from webtest import TestResponse
@@ -335,7 +335,7 @@ class LiveServerTestCase(unittest.TestCase):
 
 def rows_seen_by_another_connection(table: str) -> int:
     """Return how many rows of `table` are committed, as anybody else sees them."""
-    with closing(psycopg2.connect(run_database_url())) as connection, connection.cursor() as cursor:
+    with closing(psycopg.connect(run_database_url())) as connection, connection.cursor() as cursor:
         cursor.execute(f'SELECT count(*) FROM "{table}"')
         (count,) = cursor.fetchone()
         return count

@@ -22,9 +22,9 @@ from functools import cache
 from urllib.parse import urlsplit, urlunsplit
 
 import docker
-import psycopg2
+import psycopg
 from docker.errors import DockerException
-from psycopg2 import sql
+from psycopg import sql
 
 from shop import migrations
 from shop.embedded import EmbeddedPostgres
@@ -73,7 +73,7 @@ class Server:
 
     def execute(self, statement: sql.Composable, parameters: tuple[object, ...] = ()) -> list[tuple[object, ...]]:
         """Run one statement outside any transaction, as CREATE DATABASE needs it."""
-        with closing(psycopg2.connect(self.url)) as connection:
+        with closing(psycopg.connect(self.url)) as connection:
             connection.autocommit = True
             with connection.cursor() as cursor:
                 cursor.execute(statement, parameters)
@@ -136,13 +136,14 @@ def _template() -> str:
     identifier = sql.Identifier(name)
     if not server().execute(sql.SQL("SELECT 1 FROM pg_database WHERE datname = %s"), (name,)):
         # Built under another name: a template that exists is complete, also after an interrupted run.
-        draft = sql.Identifier(f"{name}_{os.getpid()}")
+        draft_name = f"{name}_{os.getpid()}"
+        draft = sql.Identifier(draft_name)
         server().execute(sql.SQL("DROP DATABASE IF EXISTS {}").format(draft))
         server().execute(sql.SQL("CREATE DATABASE {}").format(draft))
-        migrations.migrate(server().url_of(draft.string))
+        migrations.migrate(server().url_of(draft_name))
         try:
             server().execute(sql.SQL("ALTER DATABASE {} RENAME TO {}").format(draft, identifier))
-        except psycopg2.errors.DuplicateDatabase:
+        except psycopg.errors.DuplicateDatabase:
             # Another run on the same server was first, with the same schema.
             server().execute(sql.SQL("DROP DATABASE {}").format(draft))
     return name
@@ -170,8 +171,8 @@ def _find() -> Server:
 
 def _given(url: str, reason: str) -> Server:
     try:
-        psycopg2.connect(url).close()
-    except psycopg2.OperationalError as error:
+        psycopg.connect(url).close()
+    except psycopg.OperationalError as error:
         raise NoServerError(f"SHOP_TEST_DATABASE_URL: {error}") from error
     return Server("url", reason, url, stop=lambda: None)
 

@@ -13,8 +13,10 @@ from contextlib import contextmanager
 from typing import Any
 
 from peewee import __exception_wrapper__ as peewee_errors
-from psycopg2 import Error as DriverError
-from psycopg2.extensions import TRANSACTION_STATUS_IDLE, TRANSACTION_STATUS_INERROR, connection, cursor
+from psycopg import Connection, OperationalError
+from psycopg import Error as DriverError
+from psycopg.errors import error_from_result
+from psycopg.pq import ExecStatus, TransactionStatus
 
 from shop.database import Database, Row, Statement
 from tests.harness.findings import findings, spending
@@ -44,7 +46,7 @@ class Sandbox:
             self._enter(pinned, outside)
         findings.sandboxes += 1
 
-    def _enter(self, pinned: connection, outside: "_PinnedConnection | None") -> None:
+    def _enter(self, pinned: Connection, outside: "_PinnedConnection | None") -> None:
         database = self._database
         self._outside = database.__class__, database._state, outside
         _send(pinned, "SAVEPOINT sandbox" if outside else "BEGIN; SAVEPOINT sandbox")
@@ -89,9 +91,9 @@ class Sandbox:
         finally:
             _send(pinned, "ROLLBACK TO undone; RELEASE undone")
 
-    def _clean_up(self, pinned: connection) -> None:
+    def _clean_up(self, pinned: Connection) -> None:
         """Make the database as empty as the next test expects it, as seen by everybody."""
-        if not pinned.closed and pinned.info.transaction_status != TRANSACTION_STATUS_IDLE and not self._outside[2]:
+        if not pinned.closed and pinned.info.transaction_status != TransactionStatus.IDLE and not self._outside[2]:
             _send(pinned, "ROLLBACK")
         tables = tables_with_rows()
         if tables:
@@ -125,23 +127,23 @@ class SandboxedDatabase(Database):
         with self.pinned.statement():
             return super().execute_sql(sql, params)
 
-    def _run(self, statement: Statement, parameters: Row) -> list[Row]:
+    def _run(self, statement: Statement, parameters: list[object]) -> list[Row]:
         # Prepared by an earlier test, it goes to the server by its name, which tells the guard nothing.
         self.pinned.guard.inspect(statement.sql)
         with self.pinned.statement():
             return super()._run(statement, parameters)
 
-    def _connect(self) -> connection:
+    def _connect(self) -> Connection:
         return self.pinned.connection
 
-    def _close(self, conn: connection) -> None:
+    def _close(self, conn: Connection) -> None:
         pass
 
 
 class _PinnedConnection:
     """The one connection of a test, with at most one transaction of the service in it at a time."""
 
-    def __init__(self, pinned: connection, guard: Guard) -> None:
+    def __init__(self, pinned: Connection, guard: Guard) -> None:
         self.connection = pinned
         self.guard = guard
         self._turn = threading.RLock()
@@ -182,7 +184,7 @@ class _PinnedConnection:
         """
         if not self._in_transaction:
             return
-        if self.connection.info.transaction_status == TRANSACTION_STATUS_INERROR:
+        if self.connection.info.transaction_status == TransactionStatus.INERROR:
             # PostgreSQL answers COMMIT in a failed transaction with a rollback, and no error.
             self.rollback()
             return
@@ -216,7 +218,9 @@ class _PinnedConnection:
             self.guard.refuse(what, INSTEAD)
 
 
-def _send(conn: connection, statements: str) -> None:
-    """Run SQL of the sandbox's own, unseen by query hooks and by the guard."""
-    with conn.cursor(cursor_factory=cursor) as plain:
-        plain.execute(statements)
+def _send(conn: Connection, statements: str) -> None:
+    """Run SQL of the sandbox's own, unseen by query hooks and by the guard, and without what a cursor costs."""
+    result = conn.pgconn.exec_(statements.encode())
+    if result.status != ExecStatus.COMMAND_OK:
+        error = error_from_result(result)
+        raise error if error.sqlstate else OperationalError(str(error))

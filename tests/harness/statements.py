@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import Any
 
-from psycopg2.extensions import connection
+from psycopg import ClientCursor, Connection
 
 import shop
 from shop.database import Statement
@@ -107,7 +107,7 @@ class Node:
         return " AND ".join(self.facts[name] for name in names if name in self.facts)
 
 
-def plan(connected: connection, statement: Statement, mode: str, **values: object) -> list[Node]:
+def plan(connected: Connection, statement: Statement, mode: str, **values: object) -> list[Node]:
     """Return the nodes of the plan of `statement`, from the top, as PostgreSQL makes it for a prepared statement.
 
     Args:
@@ -122,7 +122,8 @@ def plan(connected: connection, statement: Statement, mode: str, **values: objec
     numbers = iter(range(1, 100))
     text = re.sub("%s", lambda _: f"${next(numbers)}", statement.sql)
     given = statement.bind(SAMPLES | values)
-    with connected.cursor() as cursor:
+    # It puts values into the text, where EXPLAIN wants them.
+    with ClientCursor(connected) as cursor:
         cursor.execute(f"SET plan_cache_mode = {mode}; PREPARE planned AS {text}")
         try:
             arguments = f"({', '.join(['%s'] * len(given))})" if given else ""

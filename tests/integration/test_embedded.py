@@ -21,7 +21,8 @@ from typing import Any
 from unittest import mock
 
 import psutil
-import psycopg2
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
 
 from shop import embedded
 from shop.embedded import AlreadyRunning, EmbeddedError, EmbeddedPostgres, default_home
@@ -80,7 +81,7 @@ def setUpModule() -> None:
 
 def run_sql(url: str, statement: str, *parameters: object) -> list[tuple[Any, ...]]:
     """Run one statement on a connection of its own, in autocommit mode, and return its rows."""
-    with contextlib.closing(psycopg2.connect(url)) as connection:
+    with contextlib.closing(psycopg.connect(url)) as connection:
         connection.autocommit = True
         with connection.cursor() as cursor:
             cursor.execute(statement, parameters)
@@ -122,7 +123,7 @@ def is_gone(process: psutil.Process) -> bool:
 def answers(url: str) -> bool:
     try:
         return run_sql(url, "SELECT 1") == [(1,)]
-    except psycopg2.OperationalError:
+    except psycopg.OperationalError:
         return False
 
 
@@ -309,7 +310,7 @@ class StartAndStopTest(EmbeddedTestCase):
         home = self.filled_home()
         server = self.server(home)
         server.start()
-        with self.assertRaises(psycopg2.DataError):
+        with self.assertRaises(psycopg.DataError):
             run_sql(server.url, "SELECT 'jane@example.org'::integer")
         server.stop()
         self.assertNotIn("jane@", (home / "postgres.log").read_text())
@@ -339,7 +340,7 @@ class PathTest(EmbeddedTestCase):
         home = self.filled_home("long" * 50)
         server = self.server(home)
         server.start()
-        sockets = Path(psycopg2.extensions.parse_dsn(server.url)["host"])
+        sockets = Path(conninfo_to_dict(server.url)["host"])
         self.assertFalse(sockets.is_relative_to(home))
         self.assertEqual(0o700, stat.S_IMODE(sockets.stat().st_mode))
         other = self.server(home)

@@ -14,7 +14,7 @@ from contextlib import closing
 from typing import Any, ClassVar
 from unittest import mock
 
-import psycopg2
+import psycopg
 from peewee import SQL, Select, fn
 
 from shop import exactjson, stalls
@@ -132,7 +132,7 @@ class OutageTest(FaultTestCase):
         self.assertEqual({"POST"}, {o.request for o in load.outcomes if o.answer and o.answer.status == 503})
 
     def test_locked_for_longer_than_the_limit(self):
-        with closing(psycopg2.connect(self.database.url)) as other, other.cursor() as cursor:
+        with closing(psycopg.connect(self.database.url)) as other, other.cursor() as cursor:
             self.outlast(lambda: cursor.execute("LOCK TABLE orders IN ACCESS EXCLUSIVE MODE"), other.rollback)
 
     def test_its_connections_ended_again_and_again(self):
@@ -186,8 +186,8 @@ class FullTest(FaultTestCase):
             self.database.end_connections()
             while True:
                 try:
-                    others.append(psycopg2.connect(self.database.url))
-                except psycopg2.OperationalError:
+                    others.append(psycopg.connect(self.database.url))
+                except psycopg.OperationalError:
                     return
 
         def leave() -> None:
@@ -216,7 +216,7 @@ class EachStatementTest(CommittedApiTestCase):
         super().setUp()
         self.user = UserFactory.create(email="ada@example.com", password="analytical engine")
         self.order = OrderFactory.create(user=self.user)
-        self.keeper = self.enterContext(closing(psycopg2.connect(run_database_url())))
+        self.keeper = self.enterContext(closing(psycopg.connect(run_database_url())))
         self.keeper.autocommit = True
 
     def requests(self):
@@ -262,9 +262,9 @@ class EachStatementTest(CommittedApiTestCase):
             if when == "_run":
                 self.end_connection()
                 return original(database_, *args)
-            cursor = original(database_, *args)
+            conn = original(database_, *args)
             self.end_connection()
-            return cursor
+            return conn
 
         return mock.patch.object(Database, when, harmed)
 
@@ -289,7 +289,7 @@ class EachStatementTest(CommittedApiTestCase):
         for name, send in self.requests():
             for number in range(self.statements_of(send)):
                 with self.subTest(name, statement=number):
-                    with self.ending(at=number, when="cursor"), self.quiet():
+                    with self.ending(at=number, when="_ready"), self.quiet():
                         response = send()
                     if response.status_int == 503:
                         refused.add(name)
@@ -325,7 +325,7 @@ class InTheWayTest(unittest.TestCase):
         make_client(database_url=cls.database.url)
         # Afterwards everybody is back on the run's database.
         cls.addClassCleanup(make_client)
-        cls.other = cls.enterClassContext(closing(psycopg2.connect(cls.database.superuser_url)))
+        cls.other = cls.enterClassContext(closing(psycopg.connect(cls.database.superuser_url)))
 
     def tearDown(self):
         self.other.rollback()

@@ -23,8 +23,8 @@ from typing import Any
 from uuid import uuid4
 
 import psutil
-import psycopg2
-from psycopg2 import sql
+import psycopg
+from psycopg import sql
 
 from shop import __version__, migrations
 from shop.embedded import EmbeddedPostgres
@@ -254,7 +254,7 @@ class CrashTest(ServeTestCase):
         """Return how many orders each street has in the database of `home`, which is being served."""
         embedded = EmbeddedPostgres(home)
         embedded.start(join=True)
-        with closing(psycopg2.connect(embedded.url)) as connection, connection.cursor() as cursor:
+        with closing(psycopg.connect(embedded.url)) as connection, connection.cursor() as cursor:
             cursor.execute("SELECT shipping_address ->> 'street' FROM orders")
             return Counter(street for (street,) in cursor)
 
@@ -406,7 +406,7 @@ class MigrateTest(ServeTestCase):
         embedded = EmbeddedPostgres(home)
         self.addCleanup(embedded.stop)
         embedded.start()
-        with closing(psycopg2.connect(embedded.url)) as connection, connection.cursor() as cursor:
+        with closing(psycopg.connect(embedded.url)) as connection, connection.cursor() as cursor:
             connection.autocommit = True
             cursor.execute("BEGIN; LOCK TABLE schema_migration")
             with ThreadPoolExecutor(1) as thread:
@@ -473,7 +473,7 @@ class TcpTest(ServeTestCase):
     def test_the_database_that_it_was_given_is_the_one_that_it_uses(self) -> None:
         self.assertEqual([], self.served.databases(), "it started none of its own")
         user_id = register(self.connection)
-        with closing(psycopg2.connect(self.database_url)) as connection, connection.cursor() as cursor:
+        with closing(psycopg.connect(self.database_url)) as connection, connection.cursor() as cursor:
             cursor.execute("SELECT count(*) FROM users WHERE id = %s", (user_id,))
             self.assertEqual((1,), cursor.fetchone())
 

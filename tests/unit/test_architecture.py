@@ -100,7 +100,7 @@ class ImportTest(unittest.TestCase):
             if module == "shop.app" or module.startswith("shop.api"):
                 with self.subTest(module):
                     self.assertFalse(
-                        {n for n in imported(tree) if n.split(".")[0] in ("peewee", "playhouse", "psycopg2")}
+                        {n for n in imported(tree) if n.split(".")[0] in ("peewee", "playhouse", "psycopg")}
                     )
 
     def test_nothing_but_settings_reads_the_environment(self):
