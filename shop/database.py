@@ -11,6 +11,7 @@ import itertools
 import math
 import re
 import time
+import traceback
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any, ClassVar, Self
@@ -92,8 +93,14 @@ class _Connection(WatchedConnection):
         Raises:
             psycopg.OperationalError: There is none to be had.
         """
-        # Nothing is prepared by the driver's own choice: it does not know of poolers that lose that.
-        conn = cls.connect(url, autocommit=True, prepare_threshold=None, context=_ADAPTERS, **options)
+        try:
+            # Nothing is prepared by the driver's own choice: it does not know of poolers that lose that.
+            conn = cls.connect(url, autocommit=True, prepare_threshold=None, context=_ADAPTERS, **options)
+        except psycopg.Error as error:
+            # The error holds the driver's frames, and they hold it, with a connection that is half made and that the
+            # server would complete when it answers again.
+            traceback.clear_frames(error.__traceback__)
+            raise
         # Only now: how values are read is not known before.
         conn._transformer = Transformer(conn)
         return conn
