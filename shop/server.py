@@ -19,13 +19,11 @@ from typing import Any
 from granian import Granian
 from granian.constants import HTTPModes, Interfaces
 from granian.log import LogLevels
-from granian.server import mp
 from pydantic import SecretStr
 
-from shop import database, logs
+from shop import database, gateway, logs
 from shop.addresses import Proxies
 from shop.api.observation import Observer
-from shop.api.slow_bodies import BREAK_OFF
 from shop.app import create_app
 from shop.embedded import EmbeddedPostgres, default_home
 from shop.metrics import Metrics, exported
@@ -47,8 +45,6 @@ CONNECTION_LOST = (None, "57P01")
 REMINDER = 0.2
 # How often somebody who drains looks whether to go on at once, in seconds.
 IMPATIENCE = 0.05
-# How long an answer gets to leave before its connection is broken off, in seconds.
-FLUSH = 0.02
 # Granian's own records go where all others go: to the handler of the root.
 GRANIAN_LOG = {
     "formatters": {},
@@ -260,67 +256,14 @@ def _worker_app(settings: Settings, draining: Any, metrics_folder: Path | None) 
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     threading.Thread(target=_stop_with_parent, daemon=True).start()
-    _let_requests_be_broken_off()
     metrics = Metrics(metrics_folder, settings.threads) if metrics_folder else None
     observer = Observer(writer, metrics, Proxies(settings.trusted_proxies), settings.slow_query_ms)
-    app = create_app(settings, is_draining=lambda: bool(draining.value), observer=observer)
 
-    def serve(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
-        if not draining.value:
-            return app(environ, start_response)
+    def is_draining() -> bool:
+        return bool(draining.value)
 
-        def start_last_response(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
-            return start_response(status, [*headers, ("Connection", "close")], exc_info)
-
-        return app(environ, start_last_response)
-
-    return serve
-
-
-def _let_requests_be_broken_off() -> None:
-    """Have granian put into the WSGI environment what `shop.api.slow_bodies` needs: a way to break a request off.
-
-    Granian has what answers a request as an object beside the environment, which any thread may use. The first answer
-    counts, later ones are dropped.
-    """
-    wrap = mp._wsgi_call_wrap  # type: ignore[attr-defined] # Imported there, and called by that name.
-
-    def wrap_app(*args: Any) -> Callable[..., Any]:
-        run = wrap(*args)
-
-        def run_with_protocol(protocol: Any, scope: dict[str, Any]) -> Any:
-            scope[BREAK_OFF] = partial(_break_off, protocol)
-            return run(protocol, scope)
-
-        return run_with_protocol
-
-    mp._wsgi_call_wrap = wrap_app  # type: ignore[attr-defined, assignment]
-
-
-def _break_off(protocol: Any, status: int, headers: list[tuple[str, str]], body: bytes) -> None:
-    """Answer a request and close its connection, though its body is still being read, and will not end otherwise.
-
-    After a whole answer hyper, below granian, would wait for the rest of the body for as long as somebody reads it. An
-    answer that ends before its Content-Length it takes for a fault, and hangs up. So a line break is promised after the
-    body, and never sent.
-    """
-    protocol.response_iter(status, [*headers, ("Content-Length", str(len(body) + 1))], _Unfinished(body))
-
-
-class _Unfinished:
-    """An iterator over one piece of an answer that ends after a moment, in which the piece leaves for the client."""
-
-    def __init__(self, piece: bytes) -> None:
-        self._pieces = [piece]
-
-    def __next__(self) -> bytes:
-        if self._pieces:
-            return self._pieces.pop()
-        threading.Event().wait(FLUSH)
-        raise StopIteration
-
-    def close(self) -> None:
-        """Do nothing; granian calls it."""
+    gateway.install(is_draining)
+    return create_app(settings, is_draining=is_draining, observer=observer)
 
 
 def _stop_with_parent() -> None:

@@ -66,7 +66,7 @@ class BodyLimit:
         self, request: falcon.Request, _response: falcon.Response, _resource: object, _succeeded: bool
     ) -> None:
         """Drop what is left of the body, where the server marks its end (else reading on might wait for ever)."""
-        if not (has_body(request) and request.env.get("wsgi.input_terminated")):
+        if not has_body(request) or request.context.get("is_read") or not request.env.get("wsgi.input_terminated"):
             return
         left = self.DROPPED_AT_MOST * self._max_body
         while left > 0 and (dropped := request.env["wsgi.input"].read(min(left, self.PIECE))):

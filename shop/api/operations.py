@@ -212,6 +212,8 @@ def _read(request: falcon.Request, limit: int) -> bytes:
         raise errors.PayloadTooLarge(f"The body must not be longer than {limit} bytes")
     if announced is not None and len(body) < announced:
         raise errors.MalformedJson("The body ended before its Content-Length")
+    # Nothing is left to be dropped, see `BodyLimit`: another look would cost as much as reading did.
+    request.context.is_read = announced is not None
     return body
 
 
@@ -277,6 +279,7 @@ _WORDINGS = {
     "extra_forbidden": "is not a known field",
     "string_type": "must be a string",
     "string_too_short": "must have at least {min_length} characters",
+    "string_pattern_mismatch": "must not contain the character NUL",  # the one pattern of ours, `schemas.NO_NUL`
     "string_too_long": "must have at most {max_length} characters",
     "list_type": "must be an array",
     "too_short": "must have at least one item",

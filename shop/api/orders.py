@@ -28,7 +28,7 @@ class OrderCollection:
     def on_post(
         self,
         request: falcon.Request,
-        response: falcon.Response,
+        response: responses.Response,
         body: schemas.NewOrder,
         headers: schemas.OrderHeaders,
     ) -> None:
@@ -42,7 +42,7 @@ class OrderCollection:
             idempotency_key=headers.idempotency_key,
         )
         response.status = falcon.HTTP_201
-        response.location = f"/orders/{placed.id}"
+        response.preset("location", f"/orders/{placed.id}")
         if replayed:
             response.set_header("Idempotent-Replayed", "true")
         responses.write(response, responses.order(placed))

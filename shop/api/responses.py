@@ -24,7 +24,7 @@ class Response(falcon.Response):
         self.preset("x-content-type-options", "nosniff")
 
     def preset(self, name: str, value: str) -> None:
-        """Set a header that every answer has, without `set_header`'s look at what is known to be good.
+        """Set a header to what is known to be good, without the look that `set_header` has at it.
 
         Args:
             name: In lower case.

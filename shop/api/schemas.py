@@ -24,7 +24,8 @@ MAX_PAGE = 100
 LONGEST_ADDRESS_SENT = 1000
 # WSGI joins a header that was sent twice with a comma, so that a comma cannot be told from a second header.
 KEY = r"[\x21-\x2b\x2d-\x7e]{1,255}"
-# What `_storable` and trimming ask for, as the description says it: no NUL, and one or two that are no space.
+# PostgreSQL stores every character but NUL. What trimming asks for beyond that, as the description says it: one or two
+# that are no space.
 NO_NUL = r"^[^\u0000]*$"
 NOT_BLANK = r"^\s*[^\s\u0000][^\u0000]*$"
 TWO_NOT_BLANK = r"^\s*[^\s\u0000][^\u0000]*[^\s\u0000]\s*$"
@@ -39,13 +40,6 @@ def _fault(sentence: str) -> PydanticCustomError:
 
 def _composed(value: object) -> object:
     return unicodedata.normalize("NFC", value) if isinstance(value, str) else value
-
-
-def _storable(text: str) -> str:
-    """PostgreSQL stores every character but NUL."""
-    if "\0" in text:
-        raise _fault("must not contain the character NUL")
-    return text
 
 
 def _address(text: str) -> str:
@@ -148,32 +142,28 @@ def _within(high: int) -> BeforeValidator:
 
 
 _NFC = BeforeValidator(_composed)
-_STORABLE = AfterValidator(_storable)
 
 
 def _text(low: int, high: int | None, *, strip: bool = False) -> StringConstraints:
-    return StringConstraints(min_length=low, max_length=high, strip_whitespace=strip)
+    return StringConstraints(min_length=low, max_length=high, strip_whitespace=strip, pattern=NO_NUL)
 
 
 # A limit follows its type at once: behind a validator pydantic would apply it to anything with a length.
-Name = Annotated[str, _text(2, 100, strip=True), _NFC, _within(100), _STORABLE, _As(TWO_NOT_BLANK)]
-Email = Annotated[
-    str, _text(1, 254, strip=True), _NFC, _within(254), _STORABLE, AfterValidator(_address), _As(NOT_BLANK, "email")
-]
+Name = Annotated[str, _text(2, 100, strip=True), _NFC, _within(100), _As(TWO_NOT_BLANK)]
+Email = Annotated[str, _text(1, 254, strip=True), _NFC, _within(254), AfterValidator(_address), _As(NOT_BLANK, "email")]
 LoginEmail = Annotated[
     str,
     _text(1, None, strip=True),
     _NFC,
-    _STORABLE,
     AfterValidator(_address_if_valid),
     BeforeValidator(_nobodys_if_too_long),
     _As(NOT_BLANK),
 ]
-Password = Annotated[str, _text(6, passwords.MAX_LENGTH), _STORABLE, _As(NO_NUL)]
-LoginPassword = Annotated[str, _text(1, None), _STORABLE, _As(NO_NUL)]
-UserId = Annotated[str, _text(1, None), _STORABLE, _As(NO_NUL, "uuid")]
-ProductId = Annotated[str, _text(1, 100), _STORABLE, _As(NO_NUL)]
-ProductName = Annotated[str, _text(1, 200, strip=True), _within(200), _STORABLE, _As(NOT_BLANK)]
+Password = Annotated[str, _text(6, passwords.MAX_LENGTH), _As(NO_NUL)]
+LoginPassword = Annotated[str, _text(1, None), _As(NO_NUL)]
+UserId = Annotated[str, _text(1, None), _As(NO_NUL, "uuid")]
+ProductId = Annotated[str, _text(1, 100), _As(NO_NUL)]
+ProductName = Annotated[str, _text(1, 200, strip=True), _within(200), _As(NOT_BLANK)]
 Quantity = Annotated[int, Field(ge=1, le=10_000), BeforeValidator(_whole)]
 Price = Annotated[
     Decimal,
@@ -183,8 +173,8 @@ Price = Annotated[
     # Two decimals cannot be said in JSON Schema: multipleOf is a matter of floats to most validators.
     WithJsonSchema({"type": "number", "minimum": 0, "maximum": 99999.99, "description": "at most two decimals"}),
 ]
-Street = Annotated[str, _text(1, 200, strip=True), _within(200), _STORABLE, _As(NOT_BLANK)]
-AddressPart = Annotated[str, _text(0, 200), _STORABLE, _As(NO_NUL)]
+Street = Annotated[str, _text(1, 200, strip=True), _within(200), _As(NOT_BLANK)]
+AddressPart = Annotated[str, _text(0, 200), _As(NO_NUL)]
 Status = Annotated[str, AfterValidator(_status), WithJsonSchema({"type": "string", "enum": list(STATUSES)})]
 IdempotencyKey = Annotated[str, AfterValidator(_key), WithJsonSchema({"type": "string", "pattern": f"^{KEY}$"})]
 _ONCE = BeforeValidator(_once)

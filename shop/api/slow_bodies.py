@@ -5,12 +5,12 @@ from functools import partial
 import falcon
 
 from shop.api import problems
-from shop.api.middleware import has_body
 from shop.bodies import Bodies
 from shop.errors import RequestTimeout
 
-# Where a server puts a function that answers the request from any thread, and closes the connection: it takes the
-# status, the headers and the body. `shop serve` has it there. Other servers need a front that waits for bodies.
+# Where a server puts, if a body is announced, a function that answers the request from any thread, and closes the
+# connection: it takes the status, the headers and the body. `shop.gateway` has it there. Other servers need a front
+# that waits for bodies.
 BREAK_OFF = "shop.break_off"
 
 
@@ -28,7 +28,7 @@ class BodyTimeLimit:
     def process_request(self, request: falcon.Request, _response: falcon.Response) -> None:
         """Put the body under watch, whoever reads it."""
         environ = request.env
-        if has_body(request) and BREAK_OFF in environ:
+        if BREAK_OFF in environ:
             environ["wsgi.input"] = self._bodies.watched(environ["wsgi.input"], partial(_answer, request))
 
 

@@ -15,7 +15,7 @@ LAYERS = (
     {"shop.__main__"},
     {"shop.cli"},
     {"shop.server", "shop.wsgi"},
-    {"shop.app"},
+    {"shop.app", "shop.gateway"},
     {"shop.api"},
     {"shop.demo"},
     {"shop.factories"},
