@@ -54,7 +54,7 @@ class BodyLimit:
             PayloadTooLarge: Content-Length is beyond the limit.
         """
         request.context.max_body = self._max_body
-        if not has_body(request):
+        if not _has_body(request.env):
             return
         coding = request.env.get("HTTP_TRANSFER_ENCODING")
         if coding is not None and coding.lower() != "chunked":
@@ -66,10 +66,11 @@ class BodyLimit:
         self, request: falcon.Request, _response: falcon.Response, _resource: object, _succeeded: bool
     ) -> None:
         """Drop what is left of the body, where the server marks its end (else reading on might wait for ever)."""
-        if not has_body(request) or request.context.get("is_read") or not request.env.get("wsgi.input_terminated"):
+        environ = request.env
+        if not _has_body(environ) or request.context.get("is_read") or not environ.get("wsgi.input_terminated"):
             return
         left = self.DROPPED_AT_MOST * self._max_body
-        while left > 0 and (dropped := request.env["wsgi.input"].read(min(left, self.PIECE))):
+        while left > 0 and (dropped := environ["wsgi.input"].read(min(left, self.PIECE))):
             left -= len(dropped)
 
 
@@ -134,7 +135,6 @@ def _needs_token(resource: object, method: str) -> bool:
     return declared is None or not declared.is_public
 
 
-def has_body(request: falcon.Request) -> bool:
+def _has_body(environ: dict[str, Any]) -> bool:
     """Tell whether a body is announced (RFC 9112, section 6)."""
-    environ = request.env
     return bool(environ.get("CONTENT_LENGTH") or environ.get("HTTP_TRANSFER_ENCODING"))
