@@ -11,10 +11,12 @@ on a clone of it.
 """
 
 import atexit
+import gc
 import os
 import secrets
 import signal
 import sys
+import warnings
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
@@ -178,11 +180,8 @@ def _given(url: str, reason: str) -> Server:
 
 
 def _container(reason: str) -> Server:
-    try:
-        with closing(docker.from_env()) as client:
-            client.ping()
-    except DockerException as error:
-        raise NoServerError("no Docker engine answers") from error
+    if not _engine_answers():
+        raise NoServerError("no Docker engine answers")
     image = os.environ.get("SHOP_TEST_IMAGE") or DEFAULT_IMAGE
     # A password that nothing else looks like: a test searches logs for it.
     password = secrets.token_hex(16)
@@ -194,6 +193,20 @@ def _container(reason: str) -> Server:
     except (DockerException, TimeoutError) as error:
         raise NoServerError(f"no container of {image} starts: {error}") from error
     return Server("container", f"{image}, {reason}", container.get_connection_url(), stop=container.stop)
+
+
+def _engine_answers() -> bool:
+    with warnings.catch_warnings():
+        # Where nobody answers, docker's client leaves its socket to be collected, which is done while nobody is warned.
+        warnings.simplefilter("ignore", ResourceWarning)
+        try:
+            with closing(docker.from_env()) as client:
+                client.ping()
+            return True
+        except DockerException:
+            return False
+        finally:
+            gc.collect()
 
 
 def _embedded(reason: str) -> Server:
