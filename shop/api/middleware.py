@@ -137,4 +137,4 @@ def _needs_token(resource: object, method: str) -> bool:
 
 def _has_body(environ: dict[str, Any]) -> bool:
     """Tell whether a body is announced (RFC 9112, section 6)."""
-    return bool(environ.get("CONTENT_LENGTH") or environ.get("HTTP_TRANSFER_ENCODING"))
+    return bool(environ.get("CONTENT_LENGTH")) or "HTTP_TRANSFER_ENCODING" in environ
