@@ -77,6 +77,11 @@ class SchemaTest(ApiTestCase):
             self.assertEqual("user_id", index.columns[0])
 
 
+def impatient(url: str) -> str:
+    """Return a URL by which no lock is waited for, for longer than a second."""
+    return f"{url}{'&' if '?' in url else '?'}options=-c%20lock_timeout%3D1s"
+
+
 class MigratingTest(TestCase):
     """Applying migrations."""
 
@@ -102,8 +107,20 @@ class MigratingTest(TestCase):
         migrations.migrate(url)
         with closing(psycopg.connect(url)) as holder, holder.cursor() as cursor:
             cursor.execute("SELECT pg_advisory_xact_lock(%s)", (migrations.LOCK_KEY,))
-            impatient = f"{url}{'&' if '?' in url else '?'}options=-c%20lock_timeout%3D1s"
-            self.assertEqual([], migrations.migrate(impatient))
+            self.assertEqual([], migrations.migrate(impatient(url)))
+
+    def test_an_index_made_concurrently_does_not_wait_for_the_run_that_makes_it(self):
+        # It waits for every transaction that looks at an earlier state of the database, whoever's it is.
+        url = empty_database("shop_test_concurrently")
+        with tempfile.TemporaryDirectory() as directory:
+            Path(directory, "0001_table.py").write_text(
+                "def up(m, db):\n    db.execute_sql('CREATE TABLE t (id int)')\n"
+            )
+            Path(directory, "0002_index.py").write_text(
+                "atomic = False\n\ndef up(migrator, db):\n    db.execute_sql('CREATE INDEX CONCURRENTLY i ON t (id)')\n"
+            )
+            with mock.patch.object(migrations, "DIRECTORY", Path(directory)):
+                self.assertEqual(["0001_table", "0002_index"], migrations.migrate(impatient(url)))
 
     def test_no_lock_stays_on_a_connection_as_a_pooler_would_keep_it(self):
         url = empty_database("shop_test_pooled")
