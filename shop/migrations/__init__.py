@@ -47,8 +47,8 @@ def migrate(url: str) -> list[str]:
         # a pooler in transaction mode had lent, and the next run would wait for it for ever.
         with _connected(url) as keeper, keeper.atomic():
             keeper.execute_sql("SET LOCAL idle_in_transaction_session_timeout = 0")
-            # The number is in the text. As a parameter it would leave a cursor of the protocol open on the server, and with
-            # it a snapshot, for whose end an index that a migration makes CONCURRENTLY would wait for ever.
+            # The number is in the text. As a parameter it would leave a portal of the protocol open on the server, and
+            # with it a snapshot, for whose end an index that a migration makes CONCURRENTLY would wait for ever.
             keeper.execute_sql(f"SELECT pg_advisory_xact_lock({LOCK_KEY})")
             applied: list[str] = _runner(database).up()
             return applied
