@@ -1,136 +1,24 @@
-"""The command ``shop``: serve, migrate, openapi, staff."""
+"""The command ``shop``: what can be said to it. What it does then is `shop.commands`'."""
 
 import argparse
-import contextlib
-import json
-import secrets
-import signal
-import sys
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
-from typing import NoReturn
 
-from shop import __version__, accounts, database, logs, migrations
-from shop.api.description import describe
-from shop.api.markdown import render
-from shop.app import make_parts, make_routes
-from shop.embedded import EmbeddedError
-from shop.errors import UserNotFound
-from shop.server import OwnerLeft, PortInUse, WorkersDied, check_before_serving, serve, with_database
-from shop.settings import MIN_KEY_BYTES, Settings, SettingsError
-
-USAGE_ERROR = 2
-FAILURE = 1
-# Of several commands at once each may lose the database with the one that ran it, and then run it itself.
-ATTEMPTS = 10
+from shop import __version__
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit status: 0, or 2 with one sentence on stderr when it cannot be done.
-
-    When the service cannot go on although it was started rightly it is 1, also with a sentence: what restarts services
-    may try again.
+    """Run the command and return its exit status; see `shop.commands.run`.
 
     Args:
         arguments: The words after ``shop``; those of the process when left out.
     """
     options = _parser().parse_args(arguments)
-    try:
-        _run(options)
-    except (EmbeddedError, OwnerLeft, PortInUse, SettingsError, WorkersDied) as error:
-        return _refuse(str(error), FAILURE if isinstance(error, WorkersDied) else USAGE_ERROR)
-    except UserNotFound:
-        return _refuse(f"no account has the e-mail address {options.email}")
-    except database.Error as error:
-        if database.sqlstate(error) == database.UNDEFINED_TABLE:
-            return _refuse("the database has no tables yet; shop migrate makes them")
-        return _refuse(f"the database refused: {' '.join(str(error).split())}")
-    except KeyboardInterrupt:
-        return 128 + signal.SIGINT
-    return 0
+    # Only now: it takes ten times as long as all before it, and --help and wrong words need none of it.
+    from shop import commands  # noqa: PLC0415
 
-
-def _run(options: argparse.Namespace) -> None:
-    """Run the command, and again when the database that it had joined was stopped by its owner: all bear that."""
-    run: Callable[[argparse.Namespace], None] = options.run
-    for _ in range(ATTEMPTS - 1):
-        with contextlib.suppress(OwnerLeft):
-            run(options)
-            return
-    run(options)
-
-
-def _serve(options: argparse.Namespace) -> None:
-    settings = Settings.load(
-        host=options.host,
-        port=options.port,
-        workers=options.workers,
-        threads=options.threads,
-        data_dir=options.data_dir,
-    )
-    logs.configure(settings)
-    check_before_serving(settings)
-    # Until the server takes over the signals, SIGTERM ends the command as Ctrl-C does: in order.
-    signal.signal(signal.SIGTERM, _interrupt)
-    with with_database(settings, join=False) as complete:
-        _migrate_and_tell(complete)
-        serve(complete, on_ready=lambda url: _say(f"serving on {url} (Ctrl-C stops it)"))
-    _say("stopped")
-
-
-def _migrate(options: argparse.Namespace) -> None:
-    settings = Settings.load(data_dir=options.data_dir)
-    with with_database(settings, join=True) as complete:
-        if not options.status:
-            _migrate_and_tell(complete)
-            return
-        for migration in migrations.status(_url(complete)):
-            when = f"applied {migration.applied:%Y-%m-%d %H:%M:%S}" if migration.applied else "pending"
-            print(f"{migration.name}  {when}")
-
-
-def _staff(options: argparse.Namespace) -> None:
-    settings = Settings.load(data_dir=options.data_dir)
-    with with_database(settings, join=True) as complete:
-        database.database.configure(complete)
-        try:
-            options.act(options)
-        finally:
-            database.database.close()
-
-
-def _staff_add(options: argparse.Namespace) -> None:
-    account = accounts.set_role(options.email, "staff")
-    _say(f"{account.email} is staff, from the next log-in on")
-
-
-def _staff_remove(options: argparse.Namespace) -> None:
-    account = accounts.set_role(options.email, "customer")
-    _say(f"{account.email} is a customer, from the next log-in on")
-
-
-def _staff_list(_options: argparse.Namespace) -> None:
-    for account in accounts.list_staff():
-        print(f"{account.email}  {account.name}")
-
-
-def _openapi(options: argparse.Namespace) -> None:
-    # No request is served, so no key and no database are needed.
-    parts = make_parts(Settings.load(secret_key=secrets.token_urlsafe(MIN_KEY_BYTES)))
-    description = describe(make_routes(parts))
-    sys.stdout.write(render(description) if options.markdown else json.dumps(description, indent=2) + "\n")
-
-
-def _migrate_and_tell(settings: Settings) -> None:
-    applied = migrations.migrate(_url(settings))
-    _say(f"applied {', '.join(applied)}" if applied else "the database is up to date")
-
-
-def _url(settings: Settings) -> str:
-    assert settings.database_url is not None  # noqa: S101 - `with_database` has put one in.
-    return settings.database_url.get_secret_value()
+    return commands.run(options)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -158,7 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     serve_command.add_argument("--port", type=int, help="port to listen on (SHOP_PORT, else 8000)")
     serve_command.add_argument("--workers", type=int, metavar="N", help="worker processes (SHOP_WORKERS, else 2)")
     serve_command.add_argument("--threads", type=int, metavar="N", help="threads of each (SHOP_THREADS, else 8)")
-    serve_command.set_defaults(run=_serve)
+    serve_command.set_defaults(run="serve")
 
     migrate_command = commands.add_parser(
         "migrate",
@@ -167,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Brings the database's schema up to date. Two at once are safe: the second waits for the first.",
     )
     migrate_command.add_argument("--status", action="store_true", help="only list the migrations, changing nothing")
-    migrate_command.set_defaults(run=_migrate)
+    migrate_command.set_defaults(run="migrate")
 
     openapi_command = commands.add_parser(
         "openapi",
@@ -175,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Prints the API description (OpenAPI 3.1).",
     )
     openapi_command.add_argument("--markdown", action="store_true", help="as a page for client programmers instead")
-    openapi_command.set_defaults(run=_openapi)
+    openapi_command.set_defaults(run="openapi")
 
     staff_command = commands.add_parser(
         "staff",
@@ -183,31 +71,18 @@ def _parser() -> argparse.ArgumentParser:
         description="Says who is staff. A token keeps its role: changes count from the next log-in on.",
     )
     acts = staff_command.add_subparsers(required=True, metavar="ACTION", title="actions")
-    for name, act, text in (
-        ("add", _staff_add, "make a registered user staff"),
-        ("remove", _staff_remove, "make a member of staff a customer again"),
+    for name, text in (
+        ("add", "make a registered user staff"),
+        ("remove", "make a member of staff a customer again"),
     ):
         changing = acts.add_parser(name, parents=[data_dir], help=text, description=f"{text.capitalize()}.")
         changing.add_argument("email", metavar="EMAIL", type=_composed, help="the address of the user's account")
-        changing.set_defaults(run=_staff, act=act)
+        changing.set_defaults(run="staff", act=name)
     listing = acts.add_parser("list", parents=[data_dir], help="list staff", description="Lists staff.")
-    listing.set_defaults(run=_staff, act=_staff_list)
+    listing.set_defaults(run="staff", act="list")
     return parser
 
 
 def _composed(address: str) -> str:
     # As the API stores it: trimmed, and in Unicode normal form C.
     return unicodedata.normalize("NFC", address.strip())
-
-
-def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
-    raise KeyboardInterrupt
-
-
-def _say(sentence: str) -> None:
-    print(f"shop: {sentence}", flush=True)
-
-
-def _refuse(sentence: str, status: int = USAGE_ERROR) -> int:
-    print(f"shop: {sentence}", file=sys.stderr)
-    return status

@@ -143,15 +143,16 @@ class Metrics:
 
 
 @contextmanager
-def exported(settings: Settings) -> Iterator[Path | None]:
-    """Serve the metrics at ``/metrics`` meanwhile, and yield the folder that workers write to; None if nobody asks.
+def exported(settings: Settings) -> Iterator[Path]:
+    """Serve the metrics at ``/metrics`` meanwhile, and yield the folder that workers write to.
+
+    Args:
+        settings: With a port for the metrics.
 
     Raises:
         OSError: The address cannot be listened on.
     """
-    if settings.metrics_port is None:
-        yield None
-        return
+    assert settings.metrics_port is not None  # noqa: S101 - Who wants no metrics does not come here.
     with _folder() as folder:
         registry = CollectorRegistry()
         ProcessCollector(registry=registry)

@@ -9,9 +9,8 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
-from multiprocessing import connection, parent_process
 from multiprocessing.sharedctypes import RawValue
 from pathlib import Path
 from typing import Any
@@ -21,12 +20,8 @@ from granian.constants import HTTPModes, Interfaces
 from granian.log import LogLevels
 from pydantic import SecretStr
 
-from shop import database, gateway, logs
-from shop.addresses import Proxies
-from shop.api.observation import Observer
-from shop.app import create_app
+from shop import database
 from shop.embedded import EmbeddedPostgres, default_home
-from shop.metrics import Metrics, exported
 from shop.settings import Settings, SettingsError
 
 # Requests in flight get this long to end when a worker is told to stop, in seconds.
@@ -204,7 +199,7 @@ def serve(settings: Settings, *, on_ready: Callable[[str], None]) -> None:
     """
     server = make_server(settings)
     # A thread waits for the signals. In a handler, granian would take the lock of the very event that its main thread
-    # is about to wait for, and hang. The workers inherit the blocked signals, see `_worker_app`.
+    # is about to wait for, and hang. The workers inherit the blocked signals, see `shop.worker`.
     stopping = _stop_signals()
     signal.pthread_sigmask(signal.SIG_BLOCK, stopping)
     draining = RawValue(ctypes.c_bool, False)  # shared with the workers
@@ -213,7 +208,7 @@ def serve(settings: Settings, *, on_ready: Callable[[str], None]) -> None:
     threading.Thread(target=_announce, args=(settings, on_ready), daemon=True).start()
     try:
         # Only now: the signals are to be blocked in the threads that serve the metrics too.
-        with exported(settings) as folder:
+        with _exported(settings) as folder:
             server.serve(target_loader=partial(_worker_app, settings, draining, folder), wrap_loader=False)
     except SystemExit as ended:
         # Some process managers signal the workers too. A worker that is quicker than the server is no failure then.
@@ -247,31 +242,21 @@ def _drain(draining: Any, seconds: int, stopping: set[signal.Signals]) -> None:
         pause.wait(IMPATIENCE)
 
 
+def _exported(settings: Settings) -> AbstractContextManager[Path | None]:
+    """Serve the metrics meanwhile, if anybody wants them; see `shop.metrics.exported`."""
+    if settings.metrics_port is None:
+        return nullcontext()
+    from shop.metrics import exported  # noqa: PLC0415 - Most services need none of it.
+
+    return exported(settings)
+
+
 def _worker_app(settings: Settings, draining: Any, metrics_folder: Path | None) -> Callable[..., Any]:
-    """Build the application inside a worker process."""
-    writer = logs.configure(settings)
-    # Of the signals that stop the service a worker heeds SIGTERM alone, by which the server stops it: a terminal's
-    # Ctrl-C goes to all processes, and a worker that gets two signals may ignore both. Until granian has set its
-    # handler there is nothing in flight, and the one inherited from the server would swallow the signal.
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
-    threading.Thread(target=_stop_with_parent, daemon=True).start()
-    metrics = Metrics(metrics_folder, settings.threads) if metrics_folder else None
-    observer = Observer(writer, metrics, Proxies(settings.trusted_proxies), settings.slow_query_ms)
+    """Make what a worker process serves, in that process."""
+    # The server process serves nothing itself: it would take twice as long to start.
+    from shop.worker import make_app  # noqa: PLC0415
 
-    def is_draining() -> bool:
-        return bool(draining.value)
-
-    gateway.install(is_draining)
-    return create_app(settings, is_draining=is_draining, observer=observer)
-
-
-def _stop_with_parent() -> None:
-    """End this worker when the server process has gone without a word: it would keep the port."""
-    parent = parent_process()
-    if parent is not None:
-        connection.wait([parent.sentinel])
-        os.kill(os.getpid(), signal.SIGTERM)
+    return make_app(settings, draining, metrics_folder)
 
 
 def _announce(settings: Settings, on_ready: Callable[[str], None]) -> None:

@@ -2,14 +2,16 @@
 
 import logging
 from time import perf_counter
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import falcon
 
 from shop.addresses import Proxies
 from shop.database import database
 from shop.logs import Writer, current
-from shop.metrics import Metrics
+
+if TYPE_CHECKING:
+    from shop.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +36,7 @@ class Observer:
         slow_query_ms: From how many milliseconds on a statement is logged; 0 is never.
     """
 
-    def __init__(self, writer: Writer, metrics: Metrics | None, proxies: Proxies, slow_query_ms: int) -> None:
+    def __init__(self, writer: Writer, metrics: "Metrics | None", proxies: Proxies, slow_query_ms: int) -> None:
         self.writer = writer
         self.metrics = metrics
         self.proxies = proxies

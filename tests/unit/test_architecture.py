@@ -14,7 +14,9 @@ PACKAGE = ROOT / "shop"
 LAYERS = (
     {"shop.__main__"},
     {"shop.cli"},
-    {"shop.server", "shop.wsgi"},
+    {"shop.commands"},
+    {"shop.server"},
+    {"shop.worker", "shop.wsgi"},
     {"shop.app", "shop.gateway"},
     {"shop.api"},
     {"shop.demo"},

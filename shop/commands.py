@@ -1,0 +1,153 @@
+"""What the command ``shop`` does: serve, migrate, openapi, staff."""
+
+import argparse
+import contextlib
+import json
+import secrets
+import signal
+import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import NoReturn
+
+from shop import accounts, database, logs, migrations
+from shop.embedded import EmbeddedError
+from shop.errors import UserNotFound
+from shop.server import OwnerLeft, PortInUse, WorkersDied, check_before_serving, serve, with_database
+from shop.settings import MIN_KEY_BYTES, Settings, SettingsError
+
+USAGE_ERROR = 2
+FAILURE = 1
+# Of several commands at once each may lose the database with the one that ran it, and then run it itself.
+ATTEMPTS = 10
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run a command and return its exit status: 0, or 2 with one sentence on stderr when it cannot be done.
+
+    When the service cannot go on although it was started rightly it is 1, also with a sentence: what restarts services
+    may try again.
+
+    Args:
+        options: As `shop.cli` has read them; `run` is the command's name.
+    """
+    try:
+        _run(options)
+    except (EmbeddedError, OwnerLeft, PortInUse, SettingsError, WorkersDied) as error:
+        return _refuse(str(error), FAILURE if isinstance(error, WorkersDied) else USAGE_ERROR)
+    except UserNotFound:
+        return _refuse(f"no account has the e-mail address {options.email}")
+    except database.Error as error:
+        if database.sqlstate(error) == database.UNDEFINED_TABLE:
+            return _refuse("the database has no tables yet; shop migrate makes them")
+        return _refuse(f"the database refused: {' '.join(str(error).split())}")
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    return 0
+
+
+def _run(options: argparse.Namespace) -> None:
+    """Run the command, and again when the database that it had joined was stopped by its owner: all bear that."""
+    command = _COMMANDS[options.run]
+    for _ in range(ATTEMPTS - 1):
+        with contextlib.suppress(OwnerLeft):
+            command(options)
+            return
+    command(options)
+
+
+def _serve(options: argparse.Namespace) -> None:
+    settings = Settings.load(
+        host=options.host,
+        port=options.port,
+        workers=options.workers,
+        threads=options.threads,
+        data_dir=options.data_dir,
+    )
+    logs.configure(settings)
+    check_before_serving(settings)
+    # Until the server takes over the signals, SIGTERM ends the command as Ctrl-C does: in order.
+    signal.signal(signal.SIGTERM, _interrupt)
+    with with_database(settings, join=False) as complete:
+        _migrate_and_tell(complete)
+        serve(complete, on_ready=lambda url: _say(f"serving on {url} (Ctrl-C stops it)"))
+    _say("stopped")
+
+
+def _migrate(options: argparse.Namespace) -> None:
+    settings = Settings.load(data_dir=options.data_dir)
+    with with_database(settings, join=True) as complete:
+        if not options.status:
+            _migrate_and_tell(complete)
+            return
+        for migration in migrations.status(_url(complete)):
+            when = f"applied {migration.applied:%Y-%m-%d %H:%M:%S}" if migration.applied else "pending"
+            print(f"{migration.name}  {when}")
+
+
+def _staff(options: argparse.Namespace) -> None:
+    settings = Settings.load(data_dir=options.data_dir)
+    with with_database(settings, join=True) as complete:
+        database.database.configure(complete)
+        try:
+            _STAFF[options.act](options)
+        finally:
+            database.database.close()
+
+
+def _staff_add(options: argparse.Namespace) -> None:
+    account = accounts.set_role(options.email, "staff")
+    _say(f"{account.email} is staff, from the next log-in on")
+
+
+def _staff_remove(options: argparse.Namespace) -> None:
+    account = accounts.set_role(options.email, "customer")
+    _say(f"{account.email} is a customer, from the next log-in on")
+
+
+def _staff_list(_options: argparse.Namespace) -> None:
+    for account in accounts.list_staff():
+        print(f"{account.email}  {account.name}")
+
+
+def _openapi(options: argparse.Namespace) -> None:
+    from shop.api.description import describe  # noqa: PLC0415 - No other command needs the application here.
+    from shop.api.markdown import render  # noqa: PLC0415
+    from shop.app import make_parts, make_routes  # noqa: PLC0415
+
+    # No request is served, so no key and no database are needed.
+    parts = make_parts(Settings.load(secret_key=secrets.token_urlsafe(MIN_KEY_BYTES)))
+    description = describe(make_routes(parts))
+    sys.stdout.write(render(description) if options.markdown else json.dumps(description, indent=2) + "\n")
+
+
+def _migrate_and_tell(settings: Settings) -> None:
+    applied = migrations.migrate(_url(settings))
+    _say(f"applied {', '.join(applied)}" if applied else "the database is up to date")
+
+
+def _url(settings: Settings) -> str:
+    assert settings.database_url is not None  # noqa: S101 - `with_database` has put one in.
+    return settings.database_url.get_secret_value()
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+def _say(sentence: str) -> None:
+    print(f"shop: {sentence}", flush=True)
+
+
+def _refuse(sentence: str, status: int = USAGE_ERROR) -> int:
+    print(f"shop: {sentence}", file=sys.stderr)
+    return status
+
+
+_COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
+    "serve": _serve,
+    "migrate": _migrate,
+    "openapi": _openapi,
+    "staff": _staff,
+}
+_STAFF = {"add": _staff_add, "remove": _staff_remove, "list": _staff_list}

@@ -1,0 +1,57 @@
+"""A worker process of the server: the application, and how the process ends."""
+
+import os
+import signal
+import threading
+from collections.abc import Callable
+from multiprocessing import connection, parent_process
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from shop import gateway, logs
+from shop.addresses import Proxies
+from shop.api.observation import Observer
+from shop.app import create_app
+from shop.settings import Settings
+
+if TYPE_CHECKING:
+    from shop.metrics import Metrics
+
+
+def make_app(settings: Settings, draining: Any, metrics_folder: Path | None) -> Callable[..., Any]:
+    """Return the application that this worker process serves.
+
+    Args:
+        settings: Complete: with database URL and secret key.
+        draining: Shared by all processes of the server; its value says whether clients are sent away.
+        metrics_folder: Where to write metrics; None where nobody reads them.
+    """
+    writer = logs.configure(settings)
+    # Of the signals that stop the service a worker heeds SIGTERM alone, by which the server stops it: a terminal's
+    # Ctrl-C goes to all processes, and a worker that gets two signals may ignore both. Until granian has set its
+    # handler there is nothing in flight, and the one inherited from the server would swallow the signal.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+    threading.Thread(target=_stop_with_parent, daemon=True).start()
+    metrics = _metrics(metrics_folder, settings.threads) if metrics_folder else None
+    observer = Observer(writer, metrics, Proxies(settings.trusted_proxies), settings.slow_query_ms)
+
+    def is_draining() -> bool:
+        return bool(draining.value)
+
+    gateway.install(is_draining)
+    return create_app(settings, is_draining=is_draining, observer=observer)
+
+
+def _metrics(folder: Path, threads: int) -> "Metrics":
+    from shop.metrics import Metrics  # noqa: PLC0415 - Most services need none of it.
+
+    return Metrics(folder, threads)
+
+
+def _stop_with_parent() -> None:
+    """End this worker when the server process has gone without a word: it would keep the port."""
+    parent = parent_process()
+    if parent is not None:
+        connection.wait([parent.sentinel])
+        os.kill(os.getpid(), signal.SIGTERM)
