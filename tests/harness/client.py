@@ -73,6 +73,7 @@ class ApiClient:
     def __init__(self, app: Any, tokens: Tokens) -> None:
         self._app = TestApp(app, lint=True)
         self._tokens = tokens
+        self._issued: dict[Actor, str] = {}
 
     def get(self, path: str, *, user: User | None = None, status: int = 200, **headers: str) -> TestResponse:
         """Send GET; see `request`."""
@@ -123,5 +124,8 @@ class ApiClient:
         return response
 
     def token(self, user: User) -> str:
-        """Return a token for `user`, as a log-in would issue it."""
-        return self._tokens.issue(Actor(str(user.id), user.role))
+        """Return a token for `user`, as a log-in would issue it; like a client, it keeps the first."""
+        actor = Actor(str(user.id), user.role)
+        if actor not in self._issued:
+            self._issued[actor] = self._tokens.issue(actor)
+        return self._issued[actor]

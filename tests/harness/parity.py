@@ -2,7 +2,7 @@
 
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from peewee import PostgresqlDatabase
@@ -39,16 +39,20 @@ class ClonedDatabase:
         drop(self.name)
 
     @contextmanager
-    def undone(self) -> Iterator[None]:
-        """Put the rows back as they are now, after the block."""
+    def undone(self) -> Iterator[Callable[[], None]]:
+        """Put the rows back as they are now, after the block, and when the function is called that it gets."""
         run = self._database.execute_sql
         saved = {
             table: run(f'SELECT coalesce(json_agg(t), $$[]$$)::text FROM "{table}" AS t').fetchone()[0]
             for table in table_names()
         }
-        try:
-            yield
-        finally:
+
+        def undo() -> None:
             run(deletion())
             for table, rows in reversed(saved.items()):
                 run(f'INSERT INTO "{table}" SELECT * FROM json_populate_recordset(NULL::"{table}", %s)', (rows,))
+
+        try:
+            yield undo
+        finally:
+            undo()

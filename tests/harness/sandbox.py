@@ -8,7 +8,7 @@ for fails the test: see `tests.harness.guard`.
 """
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -82,12 +82,15 @@ class Sandbox:
             raise SandboxError("\n".join(map(str, guard.escapes)))
 
     @contextmanager
-    def undone(self) -> Iterator[None]:
-        """Undo what happens inside the block, within one test."""
+    def undone(self) -> Iterator[Callable[[], None]]:
+        """Undo what happens inside the block, within one test.
+
+        The block gets a function that undoes at once what it has done so far.
+        """
         pinned = self._database.pinned.connection
         _send(pinned, "SAVEPOINT undone")
         try:
-            yield
+            yield lambda: _send(pinned, "ROLLBACK TO undone")
         finally:
             _send(pinned, "ROLLBACK TO undone; RELEASE undone")
 

@@ -8,7 +8,6 @@ documents, in the one shape, never a 500, and nothing written by a request that 
 import json
 import time
 import unicodedata
-from contextlib import ExitStack
 from typing import Any
 
 from hypothesis import HealthCheck, given, settings
@@ -140,8 +139,7 @@ class OneRuleTestCase(ApiTestCase):
         self.user = UserFactory.create()
         self.order = OrderFactory.create(user=self.user)
         self.before = self.rows()
-        self.undo = self.enterContext(ExitStack())
-        self.undo.enter_context(self.isolation.undone())
+        self.undo = self.enterContext(self.isolation.undone())
 
     def rows(self) -> tuple[Any, ...]:
         """Return what tells whether anything was written; failed log-ins are, by design."""
@@ -166,8 +164,7 @@ class OneRuleTestCase(ApiTestCase):
         finally:
             # Most are refused before their first statement, and then there is nothing to undo.
             if findings.statements > before:
-                self.undo.close()
-                self.undo.enter_context(self.isolation.undone())
+                self.undo()
 
     def assertDocumented(self, operation: Operation, response: TestResponse) -> None:
         """Fail unless the contract documents this answer for this operation."""

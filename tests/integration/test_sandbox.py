@@ -356,9 +356,13 @@ class RollbackProofTest(ApiTestCase):
 
     def test_a_part_of_a_test_can_be_undone(self):
         make("Ada")
-        with self.isolation.undone():
-            make("Bob")
-            self.assertEqual(["Ada", "Bob"], names())
+        with self.isolation.undone() as undo:
+            for name in ("Bob", "Cid"):
+                make(name)
+                self.assertEqual(["Ada", name], names())
+                undo()
+                self.assertEqual(["Ada"], names())
+            make("Dan")
         self.assertEqual(["Ada"], names())
 
 
