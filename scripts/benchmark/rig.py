@@ -249,9 +249,11 @@ def _running(command: list[str], port: int, environment: Mapping[str, str]) -> I
     family = psutil.Process(process.pid)
     try:
         until(lambda: process.poll() is not None or _listens(port), f"{command[2]} listens")
+        if process.poll() is not None:
+            raise RuntimeError(f"{command[2]} ended with status {process.returncode}; what it said is above")
         yield Target(f"http://127.0.0.1:{port}", family)
     finally:
-        below = family.children(recursive=True)
+        below = family.children(recursive=True) if process.poll() is None else []
         process.terminate()
         process.wait()
         for left in below:

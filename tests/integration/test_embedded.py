@@ -473,7 +473,7 @@ class EndOfTheServiceTest(EmbeddedTestCase):
 
     def test_a_throwaway_home_is_removed_when_the_start_fails_too(self) -> None:
         server = EmbeddedPostgres.throwaway()
-        with mock.patch.object(embedded, "_check_data", side_effect=EmbeddedError("no")), self.assertRefused("no"):
+        with mock.patch.object(embedded, "check_data", side_effect=EmbeddedError("no")), self.assertRefused("no"):
             server.start()
         self.assertFalse(server.home.exists())
 

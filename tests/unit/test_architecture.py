@@ -37,7 +37,7 @@ LAYERS = (
         "shop.exactjson",
         "shop.ids",
     },
-    {"shop.errors", "shop.embedded_supervisor", "shop.watchdog"},
+    {"shop.errors", "shop.embedded_programs", "shop.embedded_supervisor", "shop.watchdog"},
 )
 # A leaf imports nothing of ours.
 LEAVES = {"shop.errors", "shop.settings", "shop.ids", "shop.exactjson", "shop.watchdog"}
