@@ -1,0 +1,197 @@
+"""Data homes of the embedded PostgreSQL, and services that run on them, for the tests of what both promise.
+
+A test module takes `setUpModule` from here. One data directory is made once and lent to most tests in turn, because
+making it takes ten times as long as starting a server on it.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import tempfile
+import unittest
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import psycopg
+
+from shop.embedded import EmbeddedError, EmbeddedPostgres
+from tests.harness.live import LIMIT, still_running, temporary_directory, until
+
+ROOT = os.name == "posix" and os.geteuid() == 0
+LINUX = sys.platform == "linux"
+SUPERVISOR = "embedded_supervisor.py"  # what the supervisor's command line has in it
+
+# A service that starts a server, says so in one line, and waits for the end of its standard input.
+SERVICE = """
+import json, os, signal, sys
+from pathlib import Path
+from shop.embedded import EmbeddedError, EmbeddedPostgres
+
+home, *words = sys.argv[1:]
+if home == "throwaway":
+    server = EmbeddedPostgres.throwaway()
+else:
+    server = EmbeddedPostgres(Path(home), durable="durable" in words)
+if "deaf" in words:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+try:
+    server.start(join="join" in words)
+except EmbeddedError as error:
+    print(json.dumps({"error": type(error).__name__, "text": str(error)}), flush=True)
+    sys.exit(2)
+workers = []
+for way in words:
+    if way in ("idle", "stopping"):
+        workers.append(os.fork())
+        if workers[-1] == 0:
+            if way == "stopping":
+                server.stop()
+            signal.pause()
+facts = {"url": server.url, "home": str(server.home), "joined": server.joined, "workers": workers}
+print(json.dumps(facts), flush=True)
+sys.stdin.read()
+server.stop()
+"""
+
+base: Path  # where the data homes of this module are
+made: Path  # the data home whose data directory is lent
+
+
+def setUpModule() -> None:
+    """Make the data home that is lent."""
+    global base, made  # noqa: PLW0603 - unittest's module fixture has no other place
+    base = temporary_directory("shop-test-")
+    unittest.addModuleCleanup(shutil.rmtree, base)
+    made = base / "new/home"
+    with EmbeddedPostgres(made, durable=False):
+        pass
+
+
+def run_sql(url: str, statement: str, *parameters: object) -> list[tuple[Any, ...]]:
+    """Run one statement on a connection of its own, in autocommit mode, and return its rows."""
+    with contextlib.closing(psycopg.connect(url)) as connection:
+        connection.autocommit = True
+        with connection.cursor() as cursor:
+            cursor.execute(statement, parameters)
+            return cursor.fetchall() if cursor.description else []
+
+
+def family(pid: int) -> tuple[psutil.Process, psutil.Process, list[psutil.Process]]:
+    """Return the supervisor that process `pid` has started last, its server, and all of their kind, those two included.
+
+    The last, because the process of the tests may have one for other modules as well.
+    """
+    supervisors = [child for child in psutil.Process(pid).children() if SUPERVISOR in " ".join(child.cmdline())]
+    supervisor = max(supervisors, key=psutil.Process.create_time)
+    return supervisor, supervisor.children()[0], [supervisor, *supervisor.children(recursive=True)]
+
+
+def kill(process: psutil.Process) -> None:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process.kill()
+
+
+def answers(url: str) -> bool:
+    try:
+        return run_sql(url, "SELECT 1") == [(1,)]
+    except psycopg.OperationalError:
+        return False
+
+
+class Service:
+    """A service process with an embedded server, as a user would run it."""
+
+    def __init__(self, home: Path | str, *words: str, env: dict[str, str] | None = None) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-W", "error", "-c", SERVICE, os.fspath(home), *words],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            # What the supervisor says about a server that a test has killed is of no interest.
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **(env or {})},
+            start_new_session=True,
+        )
+
+    def answer(self) -> dict[str, Any]:
+        """Return what the service says once its server is ready, or has failed."""
+        assert self.process.stdout is not None
+        answer: dict[str, Any] = json.loads(self.process.stdout.readline())
+        return answer
+
+    def family(self) -> tuple[psutil.Process, psutil.Process, list[psutil.Process]]:
+        return family(self.process.pid)
+
+    def kill(self, number: int = signal.SIGKILL) -> None:
+        self.process.send_signal(number)
+        self.process.wait(LIMIT)
+
+    def close(self) -> None:
+        """End it the polite way if it still runs."""
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self.process.stdin.close()
+        self.process.wait(LIMIT)
+        self.process.stdout.close()
+
+
+class EmbeddedTestCase(unittest.TestCase):
+    def home(self, name: str = "home") -> Path:
+        """Return a path for a new data home, in a folder of this test's own."""
+        folder = Path(tempfile.mkdtemp(dir=base))
+        folder.chmod(0o711)
+        return folder / name
+
+    def filled_home(self, name: str = "home") -> Path:
+        """Return a data home that has been served before, and whose server is not running."""
+        home = self.home(name)
+        home.mkdir()
+        home.chmod(stat.S_IMODE(made.stat().st_mode))
+        (made / "data").rename(home / "data")
+        # Cleanups run last in, first out: whatever serves this home is stopped by then.
+        self.addCleanup((home / "data").rename, made / "data")
+        return home
+
+    def give_to_server(self, path: Path) -> None:
+        """Make `path` belong to the account that runs the server."""
+        owner = (made if (made / "data").exists() else path.parent) / "data"
+        shutil.chown(path, owner.stat().st_uid, owner.stat().st_gid)
+
+    def make_sockets(self, home: Path, mode: int = 0o700) -> Path:
+        sockets = home / "socket"
+        sockets.mkdir()
+        sockets.chmod(mode)
+        self.give_to_server(sockets)
+        return sockets
+
+    def server(self, home: Path, **settings: Any) -> EmbeddedPostgres:
+        server = EmbeddedPostgres(home, durable=False, **settings)
+        self.addCleanup(server.stop)
+        return server
+
+    def service(self, home: Path | str, *words: str, env: dict[str, str] | None = None) -> Service:
+        service = Service(home, *words, env=env)
+        self.addCleanup(service.close)
+        return service
+
+    def innocent(self) -> subprocess.Popen[bytes]:
+        """Start a process that has nothing to do with PostgreSQL."""
+        process = subprocess.Popen([sys.executable, "-I", "-S", "-c", "input()"], stdin=subprocess.PIPE)
+        self.addCleanup(process.communicate, b"\n")
+        return process
+
+    def assertGone(self, *processes: psutil.Process) -> None:
+        until(lambda: not still_running(processes), f"{processes} have ended")
+
+    @contextlib.contextmanager
+    def assertRefused(self, *words: str) -> Iterator[None]:
+        """Assert that the block raises an EmbeddedError whose sentence has all `words`."""
+        with self.assertRaises(EmbeddedError) as caught:
+            yield
+        for word in words:
+            self.assertIn(word, str(caught.exception))
