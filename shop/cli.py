@@ -1,6 +1,7 @@
 """The command ``shop``: what can be said to it. What it does then is `shop.commands`'."""
 
 import argparse
+import signal
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,16 +10,19 @@ from shop import __version__
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit status; see `shop.commands.run`.
+    """Run the command and return its exit status: that of `shop.commands.run`, or 130 after Ctrl-C.
 
     Args:
         arguments: The words after ``shop``; those of the process when left out.
     """
     options = _parser().parse_args(arguments)
-    # Only now: it takes ten times as long as all before it, and --help and wrong words need none of it.
-    from shop import commands  # noqa: PLC0415
+    try:
+        # Only now: it takes ten times as long as all before it, and --help and wrong words need none of it.
+        from shop import commands  # noqa: PLC0415
 
-    return commands.run(options)
+        return commands.run(options)
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -30,6 +30,9 @@ def run(options: argparse.Namespace) -> int:
 
     Args:
         options: As `shop.cli` has read them; `run` is the command's name.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C, or SIGTERM, ended it before it was done.
     """
     try:
         _run(options)
@@ -41,8 +44,6 @@ def run(options: argparse.Namespace) -> int:
         if database.sqlstate(error) == database.UNDEFINED_TABLE:
             return _refuse("the database has no tables yet; shop migrate makes them")
         return _refuse(f"the database refused: {' '.join(str(error).split())}")
-    except KeyboardInterrupt:
-        return 128 + signal.SIGINT
     return 0
 
 
