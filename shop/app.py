@@ -63,6 +63,7 @@ def create_app(
         middleware=[
             middleware.RequestId(),
             *([Observation(observer)] if observer else []),
+            middleware.WaitLimit(),
             middleware.OnePathEach(),
             middleware.BodyLimit(settings.max_body),
             # Half of the threads at most wait for slow clients: the others answer everybody else.

@@ -174,7 +174,7 @@ class InternalError(ShopError):
 
 
 class ServiceUnavailable(ShopError):
-    """The database cannot serve right now, or too many want to hash passwords; the same request may be sent again."""
+    """The database, or what hashes passwords, or all threads are busy right now; the same request may be sent again."""
 
     status, code, sentence = 503, "SERVICE_UNAVAILABLE", "The service is temporarily unavailable"
     headers: Mapping[str, str] = {"Retry-After": "1"}

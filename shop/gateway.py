@@ -14,68 +14,77 @@ from typing import Any
 from granian.server import mp
 from granian.wsgi import ResponseIterWrap
 
+from shop.api.middleware import WAITED
 from shop.api.slow_bodies import BREAK_OFF
+from shop.backlog import Backlog
 
 Application = Callable[..., Any]
 # How long an answer gets to leave before its connection is broken off, in seconds.
 FLUSH = 0.02
 
 
-def install(is_draining: Callable[[], bool]) -> None:
-    """Have granian call applications in this process, from the next one on, as `_call` does.
+def install(is_draining: Callable[[], bool], backlog: Backlog) -> None:
+    """Have granian call applications in this process, from the next one on, as `_Call` does.
 
     Args:
         is_draining: Tells whether each answer is to close its connection.
+        backlog: Tells which requests have waited for too long; they are marked for `shop.api.middleware.WaitLimit`.
     """
 
-    def wrap(application: Application, _options: object, _access_log: object = None) -> Callable[[Any, Any], None]:
-        return partial(_call, application, is_draining, _base())
+    def wrap(application: Application, _options: object, _access_log: object = None) -> _Call:
+        return _Call(application, is_draining, backlog)
 
     # Imported there, and called by that name.
     mp._wsgi_call_wrap = wrap  # type: ignore[attr-defined, assignment]
 
 
-def _base() -> dict[str, Any]:
-    """Return what is the same in all requests."""
-    return {
-        "SCRIPT_NAME": "",
-        "wsgi.version": (1, 0),
-        "wsgi.errors": sys.stderr,
-        "wsgi.multithread": True,
-        "wsgi.multiprocess": True,
-        "wsgi.run_once": False,
-        # Granian marks the end of a body, however it was announced.
-        "wsgi.input_terminated": True,
-    }
-
-
-def _call(
-    application: Application,
-    is_draining: Callable[[], bool],
-    base: dict[str, Any],
-    protocol: Any,
-    environ: dict[str, Any],
-) -> None:
-    """Answer one request.
+class _Call:
+    """What granian calls with each request.
 
     Args:
         application: The WSGI application.
-        is_draining: As for `install`.
-        base: Joins the environment.
-        protocol: Granian's object beside the environment: it takes the answer, from any thread. The first one counts,
-            later ones are dropped.
-        environ: What granian knows of the request.
+        is_draining, backlog: As for `install`.
     """
-    environ.update(base)
-    if "CONTENT_LENGTH" in environ or "HTTP_TRANSFER_ENCODING" in environ:
-        environ[BREAK_OFF] = partial(_break_off, protocol)
-    start = _Start()
-    body = application(environ, start)
-    headers = [*start.headers, ("Connection", "close")] if is_draining() else start.headers
-    if type(body) is list:
-        protocol.response_bytes(start.status, headers, body[0] if len(body) == 1 else b"".join(body))
-    else:
-        protocol.response_iter(start.status, headers, ResponseIterWrap(body))  # type: ignore[no-untyped-call]
+
+    def __init__(self, application: Application, is_draining: Callable[[], bool], backlog: Backlog) -> None:
+        self._application = application
+        self._is_draining = is_draining
+        self._backlog = backlog
+        # What is the same in all requests.
+        self._base = {
+            "SCRIPT_NAME": "",
+            "wsgi.version": (1, 0),
+            "wsgi.errors": sys.stderr,
+            "wsgi.multithread": True,
+            "wsgi.multiprocess": True,
+            "wsgi.run_once": False,
+            # Granian marks the end of a body, however it was announced.
+            "wsgi.input_terminated": True,
+        }
+
+    def __call__(self, protocol: Any, environ: dict[str, Any]) -> None:
+        """Answer one request.
+
+        Args:
+            protocol: Granian's object beside the environment: it takes the answer, from any thread. The first one
+                counts, later ones are dropped.
+            environ: What granian knows of the request.
+        """
+        environ.update(self._base)
+        if "CONTENT_LENGTH" in environ or "HTTP_TRANSFER_ENCODING" in environ:
+            environ[BREAK_OFF] = partial(_break_off, protocol)
+        if self._backlog.begin():
+            environ[WAITED] = True
+        start = _Start()
+        try:
+            body = self._application(environ, start)
+        finally:
+            self._backlog.end()
+        headers = [*start.headers, ("Connection", "close")] if self._is_draining() else start.headers
+        if type(body) is list:
+            protocol.response_bytes(start.status, headers, body[0] if len(body) == 1 else b"".join(body))
+        else:
+            protocol.response_iter(start.status, headers, ResponseIterWrap(body))  # type: ignore[no-untyped-call]
 
 
 class _Start:

@@ -55,6 +55,12 @@ class Settings(BaseSettings):
     body_timeout: int = Field(
         10, ge=1, le=600, description="longest time in which a request body has to arrive, in seconds"
     )
+    queue_timeout: int = Field(
+        10,
+        ge=1,
+        le=600,
+        description="longest wait of a request for a thread, in seconds; one that may have waited longer gets 503",
+    )
     drain_seconds: int = Field(
         0,
         ge=0,

@@ -12,6 +12,7 @@ from shop import gateway, logs
 from shop.addresses import Proxies
 from shop.api.observation import Observer
 from shop.app import create_app
+from shop.backlog import Backlog
 from shop.settings import Settings
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def make_app(settings: Settings, draining: Any, metrics_folder: Path | None) -> 
     def is_draining() -> bool:
         return bool(draining.value)
 
-    gateway.install(is_draining)
+    gateway.install(is_draining, Backlog(settings.queue_timeout))
     return create_app(settings, is_draining=is_draining, observer=observer)
 
 

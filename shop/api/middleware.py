@@ -8,7 +8,7 @@ import falcon
 
 from shop.api.operations import Operation
 from shop.api.responses import Response
-from shop.errors import BadRequest, PayloadTooLarge, Unauthorized
+from shop.errors import BadRequest, PayloadTooLarge, ServiceUnavailable, Unauthorized
 from shop.ids import new_id
 from shop.tokens import Tokens
 
@@ -17,6 +17,11 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _BEARER = re.compile(r"bearer +([A-Za-z0-9._~+/-]+=*)", re.IGNORECASE)
 _USUAL = "Bearer "
 _NO_SEGMENTS = {"", ".", ".."}
+# What a server puts into the environment of a request that may have waited for a thread for too long. `shop.gateway`
+# does; other servers bound their queues themselves, or need a front that does.
+WAITED = "shop.waited"
+# Whoever asks whether the process is alive must not be told about its load: a restart would not mend that.
+_WAITS = "/livez"
 
 
 class RequestId:
@@ -28,6 +33,22 @@ class RequestId:
         request_id = sent if sent and _REQUEST_ID.fullmatch(sent) else new_id()
         request.context.request_id = request_id
         response.preset("x-request-id", request_id)
+
+
+class WaitLimit:
+    """Refuses what has waited for a thread for too long.
+
+    Who sent it may have given up; and a queue that is answered at once leaves room for those who have not.
+    """
+
+    def process_request(self, request: falcon.Request, _response: falcon.Response) -> None:
+        """Refuse a request that the server has marked.
+
+        Raises:
+            ServiceUnavailable: It has waited for longer than the setting says.
+        """
+        if WAITED in request.env and request.path != _WAITS:
+            raise ServiceUnavailable("The service is overloaded")
 
 
 class BodyLimit:

@@ -37,10 +37,10 @@ LAYERS = (
         "shop.exactjson",
         "shop.ids",
     },
-    {"shop.errors", "shop.embedded_programs", "shop.embedded_supervisor", "shop.watchdog"},
+    {"shop.errors", "shop.embedded_programs", "shop.embedded_supervisor", "shop.watchdog", "shop.backlog"},
 )
 # A leaf imports nothing of ours.
-LEAVES = {"shop.errors", "shop.settings", "shop.ids", "shop.exactjson", "shop.watchdog"}
+LEAVES = {"shop.errors", "shop.settings", "shop.ids", "shop.exactjson", "shop.watchdog", "shop.backlog"}
 
 
 def modules() -> dict[str, ast.Module]:

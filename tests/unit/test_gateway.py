@@ -7,8 +7,11 @@ from unittest import mock
 from granian.server import mp
 
 from shop import gateway
+from shop.api.middleware import WAITED
 from shop.api.slow_bodies import BREAK_OFF
+from shop.backlog import Backlog
 
+LIMIT = 10.0
 GET = {"REQUEST_METHOD": "GET", "PATH_INFO": "/livez"}
 
 
@@ -29,17 +32,23 @@ class GatewayTest(unittest.TestCase):
         # `install` puts its own in place of it.
         self.enterContext(mock.patch.object(mp, "_wsgi_call_wrap"))
         self.draining = False
+        self.now = 0.0
+        self.backlog = Backlog(LIMIT, lambda: 1, lambda: self.now)
 
     def call(self, environ, body):
-        """Have a request answered with `body`; return the answer, and the environment that the application saw."""
+        """Have a request answered with `body`, or what it returns.
+
+        Returns:
+            The answer, and the environment that the application saw.
+        """
         seen = {}
 
         def application(given, start_response):
             seen.update(given)
             start_response("201 Created", [("X-One", "1")])
-            return body
+            return body() if callable(body) else body
 
-        gateway.install(lambda: self.draining)
+        gateway.install(lambda: self.draining, self.backlog)
         protocol = Protocol()
         mp._wsgi_call_wrap(application, {}, None)(protocol, dict(environ))
         return protocol.answer, seen
@@ -69,3 +78,23 @@ class GatewayTest(unittest.TestCase):
         for announced in ({"CONTENT_LENGTH": "3"}, {"HTTP_TRANSFER_ENCODING": "chunked"}):
             with self.subTest(announced):
                 self.assertIn(BREAK_OFF, self.call(GET | announced, [b""])[1])
+
+    def test_a_request_that_has_waited_too_long_is_marked(self):
+        def slow():
+            self.now += LIMIT + 1
+            return [b""]
+
+        self.assertNotIn(WAITED, self.call(GET, slow)[1])
+        self.assertIn(WAITED, self.call(GET, lambda: [b""])[1], "it came while the only thread was busy")
+        self.now += 1
+        self.assertNotIn(WAITED, self.call(GET, lambda: [b""])[1], "the thread was idle before")
+
+    def test_a_thread_is_free_again_after_an_application_that_fails(self):
+        def fails():
+            self.now += LIMIT + 1
+            raise ZeroDivisionError
+
+        with self.assertRaises(ZeroDivisionError):
+            self.call(GET, fails)
+        self.now += 1
+        self.assertNotIn(WAITED, self.call(GET, lambda: [b""])[1])

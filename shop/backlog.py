@@ -1,0 +1,79 @@
+"""How long a request may have waited for a thread.
+
+The server queues requests that find no free thread, first come, first served, and does not tell since when. But a
+request cannot have waited for longer than
+
+- since a thread was last idle: then the queue was empty;
+- since the request began that is as many before it as there are connections: each has one request at a time, so that
+  one had been answered when this one came.
+"""
+
+import itertools
+import os
+import threading
+from collections.abc import Callable
+from time import perf_counter
+
+# A thread that got its request later than this after the one before, in seconds, had none to take. Threads that take
+# turns in running Python wait for each other for less.
+IDLE = 0.01
+# How many begins of requests are remembered: more than there are files that a process may usually open.
+REMEMBERED = 1024
+
+
+class _Thread(threading.local):
+    """When this thread ended its last request."""
+
+    ended = float("-inf")
+
+
+class Backlog:
+    """Notes when the threads of a process begin and end requests.
+
+    Every request pays for what is done here, so it is written to be quick.
+
+    Args:
+        limit: The longest wait, in seconds.
+        connections: Returns how many connections are open, or more.
+        clock: Returns the time, in seconds.
+    """
+
+    def __init__(
+        self,
+        limit: float,
+        connections: Callable[[], int] | None = None,
+        clock: Callable[[], float] = perf_counter,
+    ) -> None:
+        self._limit = limit
+        self._connections = connections or _open_files
+        self._clock = clock
+        self._thread = _Thread()
+        self._numbers = itertools.count()
+        self._begun = [float("-inf")] * REMEMBERED
+        self._was_empty = float("-inf")
+
+    def begin(self) -> bool:
+        """Note that the calling thread begins a request, and tell whether that may have waited for too long."""
+        now = self._clock()
+        number = next(self._numbers)
+        if now - self._thread.ended > IDLE:
+            self._was_empty = now
+        # Before it is overwritten: the oldest that is remembered may be the one to look at.
+        waits = now - self._was_empty > self._limit and self._may_wait_since(number) < now - self._limit
+        self._begun[number % REMEMBERED] = now
+        return waits
+
+    def end(self) -> None:
+        """Note that the calling thread has ended its request."""
+        self._thread.ended = self._clock()
+
+    def _may_wait_since(self, number: int) -> float:
+        return self._begun[(number - min(self._connections(), REMEMBERED)) % REMEMBERED]
+
+
+def _open_files() -> int:
+    """Return how many files this process has open, connections among them."""
+    try:
+        return len(os.listdir("/dev/fd"))
+    except OSError:
+        return REMEMBERED
