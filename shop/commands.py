@@ -8,7 +8,7 @@ import signal
 import sys
 from collections.abc import Callable
 from types import FrameType
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 from shop import accounts, database, logs, migrations
 from shop.embedded import EmbeddedError
@@ -136,12 +136,15 @@ def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
     raise KeyboardInterrupt
 
 
-def _say(sentence: str) -> None:
-    print(f"shop: {sentence}", flush=True)
+def _say(sentence: str, stream: TextIO | None = None) -> None:
+    # In one piece: workers and the database write here too, and print sends the end of the line by itself.
+    stream = stream or sys.stdout
+    stream.write(f"shop: {sentence}\n")
+    stream.flush()
 
 
 def _refuse(sentence: str, status: int = USAGE_ERROR) -> int:
-    print(f"shop: {sentence}", file=sys.stderr)
+    _say(sentence, sys.stderr)
     return status
 
 
