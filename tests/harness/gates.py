@@ -8,11 +8,13 @@ import atexit
 import json
 import shutil
 import tempfile
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from coverage import Coverage
+from coverage.exceptions import CoverageWarning
 
 from tests.harness.findings import Findings
 from tests.harness.measured_embedded_supervisor import take_its_place
@@ -62,7 +64,10 @@ class Measurement:
         """Return what all processes together have run."""
         self._coverage.stop()
         self._coverage.save()
-        self._coverage.combine()
+        with warnings.catch_warnings():
+            # Tests kill processes, also while they write what they have run: that is left out.
+            warnings.simplefilter("ignore", CoverageWarning)
+            self._coverage.combine()
         summary = self._data.with_name("summary.json")
         self._coverage.json_report(outfile=str(summary))
         found = json.loads(summary.read_text())

@@ -13,9 +13,19 @@ from xml.etree import ElementTree
 
 from tests.harness import gates, report_facts, report_pages
 from tests.harness.findings import Findings
+from tests.harness.measured_embedded_supervisor import unmeasured
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT = 30.0  # seconds, reached only by a broken promise
+# A measurement that finds the file of a process that had just begun to write.
+KILLED = """
+from tests.harness.gates import Measurement
+measurement = Measurement()
+from shop.ids import parse_id
+parse_id("not an id")
+measurement._data.with_name("data.machine.pid1.X").touch()
+print("shop/ids.py" in {file.name for file in measurement.end().files if file.percent > 0})
+"""
 TESTS = '''
 import unittest
 
@@ -148,6 +158,14 @@ class FactsTest(unittest.TestCase):
     def test_lines_and_branches_that_were_not_run_are_put_in_words(self):
         missing = gates._missing([3, 4, 5, 9], [(2, 3), (9, 11), (12, -1), (14, 16)])
         self.assertEqual(["3-5", "9", "12->exit", "14->16"], missing)
+
+    def test_what_a_process_was_writing_when_it_was_killed_is_left_out(self):
+        with unmeasured():
+            done = subprocess.run(
+                [sys.executable, "-W", "error", "-c", KILLED],
+                cwd=ROOT, capture_output=True, text=True, timeout=LIMIT,
+            )  # fmt: skip
+        self.assertEqual(("True\n", ""), (done.stdout, done.stderr))
 
     def test_only_a_run_of_everything_has_to_show_everything(self):
         for arguments, whole in (([], True), (["-v", "-f"], True), (["-k", "x"], False), (["tests.unit"], False)):
