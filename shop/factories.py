@@ -37,6 +37,9 @@ class Source:
     """Where the factories' values come from: equal seeds give equal values in equal order."""
 
     def __init__(self) -> None:
+        self.person = Person(Locale.EN)
+        self.address = Address(Locale.EN)
+        self.food = Food(Locale.EN)
         self.reseed("0")
 
     def reseed(self, seed: str, *, latest: datetime = LATEST, used: int = 0) -> None:
@@ -49,9 +52,8 @@ class Source:
         """
         # Not for secrets: the whole point is that it can be repeated.
         self.random = random.Random(seed)  # noqa: S311
-        self.person = Person(Locale.EN, seed=seed)
-        self.address = Address(Locale.EN, seed=seed)
-        self.food = Food(Locale.EN, seed=seed)
+        for provider in (self.person, self.address, self.food):
+            provider.reseed(seed)
         self.latest = latest
         self._count = used
 

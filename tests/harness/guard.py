@@ -10,6 +10,7 @@ import sys
 import threading
 import traceback
 import weakref
+from functools import lru_cache
 from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple, NoReturn
@@ -108,15 +109,15 @@ class Guard:
         Raises:
             SandboxError: The sandbox cannot let it through.
         """
-        for statement in _LITERAL.sub("", _text(query)).split(";"):
-            if _ENDS_TRANSACTION.match(statement):
+        for kind, statement in _remarkable(_text(query)):
+            if kind is _ENDS_TRANSACTION:
                 what = f"{' '.join(statement.split())[:60]!r} was sent as plain SQL"
                 self.refuse(what, f"use database.atomic(), or {INSTEAD}")
-            elif _NOTIFIES.search(statement):
+            elif kind is _NOTIFIES:
                 self.refuse("LISTEN or NOTIFY, which take effect at COMMIT, were used", INSTEAD)
-            elif _LOCKS_SESSION.search(statement):
+            elif kind is _LOCKS_SESSION:
                 self._locked_where = self._locked_where or _frame_of_project(sys._getframe())
-            elif _SETS_SESSION.search(statement) and self._settings_before is None:
+            elif self._settings_before is None:
                 self._set_where = _frame_of_project(sys._getframe())
                 self._settings_before = self._names(_SESSION_SETTINGS)
 
@@ -163,6 +164,16 @@ class _WatchedCursor(Cursor):
     def execute(self, query: Any, *args: Any, **options: Any) -> Cursor:
         self.guard.inspect(query)
         return super().execute(query, *args, **options)
+
+
+# The service sends the same few texts again and again.
+@lru_cache(maxsize=512)
+def _remarkable(text: str) -> tuple[tuple[re.Pattern[str], str], ...]:
+    """Return those of the statements in `text` that the sandbox has to do with, each with what it is."""
+    kinds = (_ENDS_TRANSACTION, _NOTIFIES, _LOCKS_SESSION, _SETS_SESSION)
+    statements = _LITERAL.sub("", text).split(";")
+    found = ((next((kind for kind in kinds if kind.search(statement)), None), statement) for statement in statements)
+    return tuple((kind, statement) for kind, statement in found if kind)
 
 
 def _text(query: Any) -> str:
