@@ -58,17 +58,18 @@ class Backlog:
         number = next(self._numbers)
         if now - self._thread.ended > IDLE:
             self._was_empty = now
-        # Before it is overwritten: the oldest that is remembered may be the one to look at.
-        waits = now - self._was_empty > self._limit and self._may_wait_since(number) < now - self._limit
-        self._begun[number % REMEMBERED] = now
-        return waits
+        place = number % REMEMBERED
+        oldest, self._begun[place] = self._begun[place], now
+        late = now - self._limit
+        # Counting connections takes longest; where requests are many, nobody comes to it.
+        return self._was_empty < late and oldest < late and self._may_wait_since(number) < late
 
     def end(self) -> None:
         """Note that the calling thread has ended its request."""
         self._thread.ended = self._clock()
 
     def _may_wait_since(self, number: int) -> float:
-        return self._begun[(number - min(self._connections(), REMEMBERED)) % REMEMBERED]
+        return self._begun[(number - min(self._connections(), REMEMBERED - 1)) % REMEMBERED]
 
 
 def _open_files() -> int:

@@ -21,7 +21,7 @@ _NO_SEGMENTS = {"", ".", ".."}
 # does; other servers bound their queues themselves, or need a front that does.
 WAITED = "shop.waited"
 # Whoever asks whether the process is alive must not be told about its load: a restart would not mend that.
-_WAITS = "/livez"
+_ALWAYS_ANSWERED = "/livez"
 
 
 class RequestId:
@@ -47,7 +47,7 @@ class WaitLimit:
         Raises:
             ServiceUnavailable: It has waited for longer than the setting says.
         """
-        if WAITED in request.env and request.path != _WAITS:
+        if WAITED in request.env and request.path != _ALWAYS_ANSWERED:
             raise ServiceUnavailable("The service is overloaded")
 
 

@@ -48,6 +48,11 @@ class BacklogTest(unittest.TestCase):
         waited = [self.serve(LIMIT / REMEMBERED / 2) for _ in range(5 * REMEMBERED)]
         self.assertNotIn(True, waited)
 
+    def test_where_requests_are_many_no_connections_are_counted(self):
+        self.backlog = Backlog(LIMIT, lambda: self.fail("they were counted"), lambda: self.now)
+        waited = [self.serve(LIMIT / REMEMBERED / 2) for _ in range(5 * REMEMBERED)]
+        self.assertNotIn(True, waited)
+
     def test_a_thread_that_is_idle_tells_that_nobody_waits_for_another(self):
         with ThreadPoolExecutor(1) as other:
             other.submit(self.backlog.begin).result()  # and is at it from now on
