@@ -28,11 +28,9 @@ def make_app(settings: Settings, draining: Any, metrics_folder: Path | None) -> 
         metrics_folder: Where to write metrics; None where nobody reads them.
     """
     writer = logs.configure(settings)
-    # Of the signals that stop the service a worker heeds SIGTERM alone, by which the server stops it: a terminal's
-    # Ctrl-C goes to all processes, and a worker that gets two signals may ignore both. Until granian has set its
-    # handler there is nothing in flight, and the one inherited from the server would swallow the signal.
+    # The handler inherited from the server would swallow the signal; see `_stop_on_signal`.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+    threading.Thread(target=_stop_on_signal, daemon=True).start()
     threading.Thread(target=_stop_with_parent, daemon=True).start()
     metrics = _metrics(metrics_folder, settings.threads) if metrics_folder else None
     observer = Observer(writer, metrics, Proxies(settings.trusted_proxies), settings.slow_query_ms)
@@ -48,6 +46,23 @@ def _metrics(folder: Path, threads: int) -> "Metrics":
     from shop.metrics import Metrics  # noqa: PLC0415 - Most services need none of it.
 
     return Metrics(folder, threads)
+
+
+def _stop_on_signal() -> None:
+    """End this worker in order at SIGTERM, by which the server stops it.
+
+    The signals that stop the service stay blocked in all threads, as the server had them when it made this process. A
+    terminal's Ctrl-C goes to all processes, and is for the server alone. Of SIGTERM granian would learn in a handler:
+    the system may deliver it to any thread that does not block it, one that is just being made for instance, but Python
+    runs handlers in the main thread, which goes on waiting when it is another that was interrupted.
+    """
+    signal.sigwait({signal.SIGTERM})
+    stop = signal.getsignal(signal.SIGTERM)
+    if callable(stop):
+        stop(signal.SIGTERM, None)
+    else:
+        # Granian has not set its handler yet, so there is nothing in flight.
+        os._exit(0)
 
 
 def _stop_with_parent() -> None:

@@ -131,6 +131,13 @@ class Stream:
                 self.acknowledged[street] = answer.json["id"]
 
 
+def letting_in(process: psutil.Process, number: signal.Signals) -> int:
+    """Return how many threads of a process do not block a signal; one that waits for it counts."""
+    statuses = "".join((thread / "status").read_text() for thread in Path(f"/proc/{process.pid}/task").iterdir())
+    masks = [int(mask, 16) for mask in re.findall(r"^SigBlk:\s+(\w+)$", statuses, re.MULTILINE)]
+    return sum(not mask >> (number - 1) & 1 for mask in masks)
+
+
 class ServeTestCase(unittest.TestCase):
     def home(self) -> Path:
         """Return a data home of this test's own, with the schema and no rows."""
@@ -304,6 +311,14 @@ class WhileItServesTest(ServeTestCase):
         with ThreadPoolExecutor(CLIENTS) as clients:
             statuses = list(clients.map(lambda _: self.connect(self.served).get("/readyz").status, range(CLIENTS)))
         self.assertEqual([200] * CLIENTS, statuses)
+
+    @unittest.skipUnless(Path("/proc/self/task").exists(), "this system does not show the threads of a process")
+    @unittest.skipUnless(Path("/proc/self/task").exists(), "this system does not show what threads block")
+    def test_a_signal_for_a_worker_goes_to_the_thread_that_waits_for_it(self) -> None:
+        # The system gives it to any thread that lets it in. Where that was another, the worker went on serving.
+        for worker in self.served.workers():
+            until(lambda of=worker: letting_in(of, signal.SIGTERM) == 1, "one thread waits for SIGTERM")
+            self.assertEqual(0, letting_in(worker, signal.SIGINT))
 
     def test_a_killed_database_is_replaced(self) -> None:
         (database,) = self.served.databases()
