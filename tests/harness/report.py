@@ -21,14 +21,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from tests.harness import report_pages, runner
-from tests.harness.parallel import classname
 from tests.harness.report_facts import Test, gather
+from tests.harness.results import WRONG_OPTIONS, Result, classname, say
 
 FOLDER = Path("build/report")
 GOOD = ("passed", "failed as expected")
 
 
-class Recorder(runner.Result):
+class Recorder(Result):
     """A result that shows progress and remembers each test.
 
     Attributes:
@@ -74,7 +74,7 @@ class Recorder(runner.Result):
         return found + [Test.of_fixture(name, "\n".join(lines)) for name, lines in texts.items()]
 
 
-def verdict_of(result: runner.Result, name: str) -> str:
+def verdict_of(result: Result, name: str) -> str:
     """Return the verdict on a test as a whole: a subTest that failed fails it."""
     verdicts = [verdict for verdict, _ in result.verdicts.get(name, [("error", "")])]
     for bad in ("error", "failed", "passed unexpectedly"):
@@ -120,7 +120,7 @@ class _Progress:
     def _say_class(self) -> None:
         if self._class:
             failing = f", {self._bad} failing" if self._bad else ""
-            runner.say(f"{self._done:5} of {self._expected} tests{failing}  {self._class}")
+            say(f"{self._done:5} of {self._expected} tests{failing}  {self._class}")
 
 
 def write(facts: dict[str, Any], folder: Path) -> None:
@@ -150,14 +150,14 @@ def main(arguments: Sequence[str]) -> int:
     program = runner.run(arguments, Recorder)
     result = program.result
     if not isinstance(result, Recorder):
-        runner.say("scripts/report: these options run no tests that a report could be about")
-        return program.status or runner.WRONG_OPTIONS
+        say("scripts/report: these options run no tests that a report could be about")
+        return program.status or WRONG_OPTIONS
     facts = gather(program, result.records(), started=result.started, commit=_commit())
     write(facts, FOLDER)
     for test in facts["tests"]:
         if test["verdict"] not in (*GOOD, "skipped"):
-            runner.say("", f"{test['verdict'].upper()}: {test['name']}", test["text"])
-    runner.say(f"report: {FOLDER / 'report.html'}")
+            say("", f"{test['verdict'].upper()}: {test['name']}", test["text"])
+    say(f"report: {FOLDER / 'report.html'}")
     print(closing_line(facts))
     return program.status
 

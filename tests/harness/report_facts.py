@@ -16,7 +16,7 @@ from typing import Any
 
 from tests.harness import gates
 from tests.harness.findings import Findings
-from tests.harness.parallel import FIXTURES
+from tests.harness.results import FIXTURES
 from tests.harness.runner import SHUFFLE
 
 ROOT = Path(__file__).resolve().parents[2]

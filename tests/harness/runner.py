@@ -10,11 +10,7 @@ Exit status: 0 when all is well, 1 when not, 2 for wrong options, 130 after Ctrl
 
 import argparse
 import contextlib
-import copy
-import functools
 import hashlib
-import io
-import itertools
 import json
 import os
 import random
@@ -28,10 +24,22 @@ from typing import Any, NoReturn
 
 from tests.harness import gates
 from tests.harness.measured_embedded_supervisor import unmeasured
-from tests.harness.parallel import Parallel, Setup, Stopwatch, can_move, classname, spread
+from tests.harness.parallel import Parallel, spread
+from tests.harness.parallel_worker import Setup
+from tests.harness.results import (
+    FAILED,
+    INTERRUPTED,
+    PASSED,
+    PROGRAM,
+    WRONG_OPTIONS,
+    Result,
+    Stopwatch,
+    classname,
+    say,
+    status_of,
+)
+from tests.harness.trials import bisect, parity
 
-PROGRAM = "scripts/test"
-PASSED, FAILED, WRONG_OPTIONS, NO_TESTS, INTERRUPTED = 0, 1, 2, 5, 130
 # Says the seed to this process and its workers; set anew, or removed, at the start of each run.
 SHUFFLE = "SHOP_TEST_SHUFFLE"
 # How long tests took, so that a parallel run begins with the longest. It is in the virtual environment, which git
@@ -40,7 +48,6 @@ MEMORY = Path(".venv/test-seconds.json")
 # What --parity compares; the cases are looked up by name when the tests have imported them, because the runner also
 # runs tests that need no database, and they import the runner.
 CASES = "tests.harness.cases"
-Tests = tuple[unittest.TestCase, ...]
 
 HELP = f"""\
 Usage: {PROGRAM} [OPTION ...] [TEST ...]
@@ -84,83 +91,6 @@ def shuffled(tests: Iterable[unittest.TestCase], seed: str) -> list[unittest.Tes
         return hashlib.sha256(f"{seed} {name}".encode()).digest()
 
     return sorted(tests, key=lambda test: (place(type(test).__module__), place(classname(test)), place(test.id())))
-
-
-def culprits(before: Tests, fails: Callable[[Tests], bool]) -> Tests | None:
-    """Return a smallest part of `before` that still makes `fails` true, by halving.
-
-    Args:
-        before: What makes it true as a whole, in order; nothing of it does not.
-        fails: Whether a part of it does; each call is a trial.
-
-    Returns:
-        The part, in order; None when trials contradict each other.
-    """
-    found: Tests = ()
-    while before:
-        # The shortest beginning that makes it fail ends with a culprit.
-        passing, failing = 0, len(before)
-        while failing - passing > 1:
-            middle = (passing + failing) // 2
-            if fails((*before[:middle], *found)):
-                failing = middle
-            else:
-                passing = middle
-        found = (before[failing - 1], *found)
-        before = before[: failing - 1]
-        if fails(found):
-            return found
-    return None
-
-
-class Result(Stopwatch, unittest.TextTestResult):
-    """unittest's result, with every verdict by name.
-
-    Attributes:
-        verdicts: By a test's id: the verdicts on its subTests in their order, each with the name of the subTest, then
-            its own.
-        expected: How many tests the run is going to have.
-    """
-
-    expected = 0
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.verdicts: dict[str, list[tuple[str, str]]] = {}
-
-    def _note(self, verdict: str, test: Any, subtest: Any = None) -> None:
-        which = "" if subtest is None else subtest.id().removeprefix(test.id())
-        self.verdicts.setdefault(test.id(), []).append((verdict, which))
-
-    def addSuccess(self, test: unittest.TestCase) -> None:
-        super().addSuccess(test)
-        self._note("passed", test)
-
-    def addFailure(self, test: unittest.TestCase, err: Any) -> None:
-        super().addFailure(test, err)
-        self._note("failed", test)
-
-    def addError(self, test: unittest.TestCase, err: Any) -> None:
-        super().addError(test, err)
-        self._note("error", test)
-
-    def addSkip(self, test: unittest.TestCase, reason: str) -> None:
-        super().addSkip(test, reason)
-        # What skips inside a subTest is the subTest.
-        self._note("skipped", getattr(test, "test_case", test), test if hasattr(test, "test_case") else None)
-
-    def addExpectedFailure(self, test: unittest.TestCase, err: Any) -> None:
-        super().addExpectedFailure(test, err)
-        self._note("failed as expected", test)
-
-    def addUnexpectedSuccess(self, test: unittest.TestCase) -> None:
-        super().addUnexpectedSuccess(test)
-        self._note("passed unexpectedly", test)
-
-    def addSubTest(self, test: unittest.TestCase, subtest: unittest.TestCase, err: Any) -> None:
-        super().addSubTest(test, subtest, err)
-        failed = err is not None and issubclass(err[0], test.failureException)
-        self._note("passed" if err is None else "failed" if failed else "error", test, subtest)
 
 
 class Program(unittest.TestProgram):
@@ -271,127 +201,6 @@ def hand_over() -> dict[str, str]:
     return environment
 
 
-def bisect(name: str, tests: Tests, setup: Setup) -> int:
-    """Find the tests after which the test `name` fails; print them, and return the exit status."""
-    before = tuple(itertools.takewhile(lambda test: test.id() != name, tests))
-    target = next(iter(tests[len(before) :]), None)
-    if target is None or not can_move(target):
-        say(f"{PROGRAM}: --bisect takes the whole name of one of the chosen tests, and {name!r} is none")
-        return WRONG_OPTIONS
-    before = tuple(filter(can_move, before))
-
-    @functools.cache
-    def fails(part: Tests) -> bool:
-        failed = fails_after(part, target, setup)
-        say(f"after {len(part)} of the {len(before)} tests before it: {'fails' if failed else 'passes'}")
-        return failed
-
-    say(f"bisecting {name}")
-    if fails(()):
-        say("it fails alone: no other test is needed")
-        return FAILED
-    if not fails(before):
-        say("it passes after all of them: in this order, none makes it fail")
-        return PASSED
-    names = [test.id() for test in culprits(before, fails) or ()]
-    if not names:
-        say("it passed and failed after the same tests: something else than their order decides")
-        return FAILED
-    seed = [f"SHOP_TEST_SEED={setup.environment['SHOP_TEST_SEED']}"] if "SHOP_TEST_SEED" in setup.environment else []
-    together = f" these {len(names)} together, and none of them can be left out" if len(names) > 1 else ""
-    say(f"it fails after{together}:", *(f"  {culprit}" for culprit in names))
-    say("repeat it with:", f"  {' '.join([*seed, PROGRAM, *names, name])}")
-    return FAILED
-
-
-def fails_after(part: Tests, target: unittest.TestCase, setup: Setup) -> bool:
-    """Return whether `target` fails, or does not come to run, after the tests of `part` in a fresh process.
-
-    Raises:
-        KeyboardInterrupt: Ctrl-C ended the trial.
-    """
-    result = Result(io.StringIO(), descriptions=False, verbosity=0)
-    trial = Parallel([[*part, target]], [], 1, setup)
-    trial.run(result)
-    if trial.interrupted:
-        raise KeyboardInterrupt
-    failing = [*(test for test, _ in result.failures + result.errors), *result.unexpectedSuccesses]
-    # A subTest's name begins with its test's.
-    return target.id() not in result.seconds or any(f"{test.id()} ".startswith(f"{target.id()} ") for test in failing)
-
-
-def parity(
-    tests: Iterable[unittest.TestCase],
-    use_isolation: Callable[[str], None],
-    run: Callable[[unittest.TestSuite], Result],
-) -> int:
-    """Run tests in the sandbox and with real commits, and hold the verdicts against each other.
-
-    Args:
-        tests: A class that says `not_in_parity_because` is left out, and its reason shown.
-        use_isolation: Decides for the tests that start afterwards: "sandbox" or "commit".
-        run: Runs a suite.
-
-    Returns:
-        The exit status; a test that fails both times fails the run as well.
-    """
-    chosen, left_out = [], {}
-    for test in tests:
-        reason = getattr(test, "not_in_parity_because", "")
-        if reason:
-            left_out[classname(test)] = reason
-        else:
-            chosen.append(test)
-    if not chosen:
-        say("parity: no test of an ApiTestCase was chosen")
-        return NO_TESTS
-    # An instance runs once.
-    copies = [copy.copy(test) for test in chosen]
-    results = []
-    for isolation, shown, instances in (("sandbox", "in the sandbox", chosen), ("commit", "with real commits", copies)):
-        say(f"parity: {len(chosen)} tests {shown}")
-        use_isolation(isolation)
-        results.append(run(unittest.TestSuite(instances)))
-    differing = differences(*results)
-    say(*(f"parity leaves out {name}: {reason}" for name, reason in left_out.items()))
-    say(f"parity: {len(differing)} of {len(chosen)} tests get another verdict with real commits", *differing)
-    return FAILED if differing else max(status_of(result) for result in results)
-
-
-def differences(sandbox: Result, commit: Result) -> list[str]:
-    """Return the tests with different verdicts, with both, as text."""
-    names = {**sandbox.verdicts, **commit.verdicts}
-    if sandbox.shouldStop or commit.shouldStop:
-        # A run that was stopped at its first failure says nothing about the tests that it left.
-        names = [name for name in names if name in sandbox.verdicts and name in commit.verdicts]
-
-    def shown(result: Result, name: str) -> str:
-        verdicts = result.verdicts.get(name, [("did not run", "")])
-        return (
-            ", ".join(f"{verdict}{which}" for verdict, which in verdicts if verdict != "passed" or not which) or "none"
-        )
-
-    def bare(result: Result, name: str) -> list[str]:
-        # SubTests are told apart by their place: their parameters may be made anew in each run.
-        return [verdict for verdict, _ in result.verdicts.get(name, [])]
-
-    return [
-        f"  {name}\n    in the sandbox: {shown(sandbox, name)}\n    with real commits: {shown(commit, name)}"
-        for name in names
-        if bare(sandbox, name) != bare(commit, name)
-    ]
-
-
-def status_of(result: unittest.TestResult) -> int:
-    """Return the exit status that a run comes to."""
-    if not result.wasSuccessful():
-        return FAILED
-    if not result.testsRun and not result.skipped:
-        say(f"{PROGRAM}: no test was run")
-        return NO_TESTS
-    return PASSED
-
-
 def recall(memory: Path) -> dict[str, float]:
     """Return how long tests took when they last ran in parallel, by their ids."""
     try:
@@ -421,12 +230,6 @@ def say_cost(result: Stopwatch) -> None:
     number, seconds = result.findings.sandboxes, result.findings.spent_on("sandbox")
     if number:
         say(f"sandbox: {number} test{'s' * (number > 1)}, {1000 * seconds / number:.2f} ms each to enter and leave")
-
-
-def say(*lines: str) -> None:
-    """Print lines where unittest prints its own."""
-    for line in lines:
-        print(line, file=sys.stderr, flush=True)
 
 
 class _Parser(argparse.ArgumentParser):

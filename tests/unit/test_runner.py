@@ -16,9 +16,10 @@ from unittest import mock
 
 import psutil
 
-from tests.harness import runner
+from tests.harness import results, runner
 from tests.harness.findings import Findings
 from tests.harness.parallel import spread
+from tests.harness.trials import culprits, parity
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT = 30.0  # seconds; nothing here takes that long, so only a broken promise gets there
@@ -194,7 +195,7 @@ class ParallelTest(unittest.TestCase):
         cls.bad = run("--parallel=2", "--shuffle=7", "--durations=3", "-v", "test_bad", "test_fine")
 
     def test_a_failure_arrives_whole(self):
-        self.assertEqual(runner.FAILED, self.bad.returncode)
+        self.assertEqual(results.FAILED, self.bad.returncode)
         self.assertRegex(
             self.bad.stderr, r"line 7, in test_failure_with_a_note\n(.*\n)+?.*a failure's text\na failure's note"
         )
@@ -232,7 +233,7 @@ class ParallelTest(unittest.TestCase):
             self.assertRegex(process.stderr.readline(), r"^test_before .* ok$")
             process.send_signal(signal.SIGINT)
             _, stderr = process.communicate(timeout=LIMIT)
-        self.assertEqual(runner.INTERRUPTED, process.returncode)
+        self.assertEqual(results.INTERRUPTED, process.returncode)
         self.assertFalse(worker.is_running())
         self.assertRegex(stderr, r"Ran 1 test(.*\n)+.*interrupted")
         self.assertNotIn("Traceback", stderr)
@@ -269,7 +270,7 @@ class BisectTest(unittest.TestCase):
             trials.append(part)
             return set(guilty) <= set(part)
 
-        return runner.culprits(tuple(range(100)), fails), len(trials)
+        return culprits(tuple(range(100)), fails), len(trials)
 
     def test_one_culprit_is_found_by_halving(self):
         for guilty in (0, 1, 50, 99):
@@ -282,11 +283,11 @@ class BisectTest(unittest.TestCase):
             self.assertEqual(guilty, self.find(*guilty)[0])
 
     def test_trials_that_contradict_each_other_are_given_up(self):
-        self.assertIsNone(runner.culprits((1, 2, 3), lambda part: False))
+        self.assertIsNone(culprits((1, 2, 3), lambda part: False))
 
     def test_the_pair_is_printed_with_the_line_that_repeats_it(self):
         ended = run("--bisect", "test_ordered.BTest.test_victim", "test_ordered")
-        self.assertEqual(runner.FAILED, ended.returncode)
+        self.assertEqual(results.FAILED, ended.returncode)
         line = "scripts/test test_ordered.ATest.test_guilty test_ordered.BTest.test_victim"
         self.assertEqual(
             ["  test_ordered.ATest.test_guilty", "repeat it with:", f"  {line}"], ended.stderr.splitlines()[-3:]
@@ -294,7 +295,7 @@ class BisectTest(unittest.TestCase):
 
     def test_a_test_that_fails_alone_is_said_to(self):
         ended = run("--bisect", "test_bad.AloneTest.test_alone", "test_bad")
-        self.assertEqual(runner.FAILED, ended.returncode)
+        self.assertEqual(results.FAILED, ended.returncode)
         self.assertIn("it fails alone", ended.stderr)
 
 
@@ -312,14 +313,14 @@ class ParityTest(unittest.TestCase):
             for kind in kinds:
                 kind.mode = mode
 
-        def run_suite(suite: unittest.TestSuite) -> runner.Result:
-            result = runner.Result(mock.Mock(), descriptions=False, verbosity=0)
+        def run_suite(suite: unittest.TestSuite) -> results.Result:
+            result = results.Result(mock.Mock(), descriptions=False, verbosity=0)
             suite.run(result)
             return result
 
         tests = [kind(name) for kind in kinds for name in dir(kind) if name.startswith("test_")]
-        with mock.patch.object(runner, "say", lambda *lines: said.extend(lines)):
-            status = runner.parity(tests, use_isolation, run_suite)
+        with mock.patch("tests.harness.trials.say", lambda *lines: said.extend(lines)):
+            status = parity(tests, use_isolation, run_suite)
         return status, "\n".join(said)
 
     def test_the_same_verdicts_are_parity(self):
@@ -328,7 +329,7 @@ class ParityTest(unittest.TestCase):
                 self.assertIn(self.mode, ("sandbox", "commit"))
 
         status, said = self.compare(FineTest)
-        self.assertEqual(runner.PASSED, status)
+        self.assertEqual(results.PASSED, status)
         self.assertIn("0 of 1 tests", said)
 
     def test_a_difference_of_any_kind_fails_and_names_both_verdicts(self):
@@ -353,7 +354,7 @@ class ParityTest(unittest.TestCase):
                 pass
 
         status, said = self.compare(DifferentTest)
-        self.assertEqual(runner.FAILED, status)
+        self.assertEqual(results.FAILED, status)
         self.assertIn("4 of 5 tests", said)
         for name, sandbox, commit in (
             ("failing", "failed", "passed"),
@@ -376,7 +377,7 @@ class ParityTest(unittest.TestCase):
                 pass
 
         status, said = self.compare(FixtureTest)
-        self.assertEqual(runner.FAILED, status)
+        self.assertEqual(results.FAILED, status)
         self.assertRegex(said, r"test_it\n +in the sandbox: passed\n +with real commits: did not run")
 
     def test_a_test_that_fails_both_times_is_no_difference_but_fails_the_run(self):
@@ -385,7 +386,7 @@ class ParityTest(unittest.TestCase):
                 self.fail()
 
         status, said = self.compare(BadTest)
-        self.assertEqual(runner.FAILED, status)
+        self.assertEqual(results.FAILED, status)
         self.assertIn("0 of 1 tests", said)
 
     def test_a_class_that_says_why_is_left_out_and_listed(self):
@@ -400,7 +401,7 @@ class ParityTest(unittest.TestCase):
                 self.fail()
 
         status, said = self.compare(FineTest, LeftOutTest)
-        self.assertEqual(runner.PASSED, status)
+        self.assertEqual(results.PASSED, status)
         self.assertRegex(said, r"leaves out .*LeftOutTest: it is about the sandbox")
 
 
@@ -437,7 +438,7 @@ class CommandLineTest(unittest.TestCase):
                 with self.assertRaises(SystemExit) as ended:
                     runner.parse(arguments)
                 said = "".join(call.args[0] for call in stderr.write.call_args_list)
-                self.assertEqual(runner.WRONG_OPTIONS, ended.exception.code)
+                self.assertEqual(results.WRONG_OPTIONS, ended.exception.code)
                 self.assertRegex(said, r"\Ascripts/test: .*--.*\n\Z")
 
     def test_help_names_every_option_of_ours_before_those_of_unittest(self):
@@ -449,10 +450,10 @@ class CommandLineTest(unittest.TestCase):
         self.assertIn("--failfast", theirs)
 
     def test_a_run_without_tests_is_not_a_success(self):
-        self.assertEqual(runner.NO_TESTS, run("-k", "no_such_test", "test_fine").returncode)
+        self.assertEqual(results.NO_TESTS, run("-k", "no_such_test", "test_fine").returncode)
 
     def test_the_cost_of_the_sandbox_is_printed_with_that_of_the_workers(self):
-        result = runner.Result(mock.Mock(), descriptions=False, verbosity=0)
+        result = results.Result(mock.Mock(), descriptions=False, verbosity=0)
         result.findings = Findings(sandboxes=3, seconds=Counter({("tests", "sandbox"): 0.002}))
         result.findings.add(Findings(sandboxes=1, seconds=Counter({("fixtures", "sandbox"): 0.002})))
         with mock.patch.object(runner, "say") as say:
