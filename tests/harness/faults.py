@@ -9,6 +9,7 @@ import shutil
 import signal
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
@@ -196,6 +197,11 @@ class Load:
     def since(self, moment: float) -> list[Outcome]:
         """Return the outcomes of the requests that were sent after `moment`."""
         return [outcome for outcome in self.outcomes.copy() if outcome.began > moment]
+
+    def refusals(self) -> Counter[str]:
+        """Return how often requests were not served, by status and code; "no answer" where a connection broke."""
+        refused = [outcome.answer for outcome in self.outcomes.copy() if not outcome.is_served]
+        return Counter(f"{answer.status} {answer.json['code']}" if answer else "no answer" for answer in refused)
 
     def _order(self) -> None:
         while not self._enough.is_set():
