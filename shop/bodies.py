@@ -89,13 +89,15 @@ class Body:
         Raises:
             RequestTimeout: The rest did not come in time; the client has been told.
         """
+        if self._is_cut:
+            raise RequestTimeout
         self._reading.add(self)
         try:
             piece = self._stream.read(size)
         finally:
-            self._reading.discard(self)
-        # What comes after that is the end of a stream that was broken off, not of a body.
-        if self._is_cut:
+            has_come = self._end_wait()
+        # Otherwise the client is being told so, also when it has sent the rest at the last moment.
+        if not has_come:
             raise RequestTimeout
         return piece
 
@@ -105,7 +107,15 @@ class Body:
 
     def cut(self) -> None:
         """End a read that waits; called by the watchdog."""
-        if not self._is_cut:
+        if self._end_wait():
             self._is_cut = True
             # Giving the answer a moment to leave must not keep the watchdog from the others.
             threading.Thread(target=self._cut_off, daemon=True).start()
+
+    def _end_wait(self) -> bool:
+        """Take this from what is being read; whoever comes second, who reads or who cuts off, is told False."""
+        try:
+            self._reading.remove(self)
+        except KeyError:
+            return False
+        return True

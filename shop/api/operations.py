@@ -94,8 +94,8 @@ def operation(
 ) -> Callable[[Responder], Responder]:
     """Return a decorator that declares a responder's operation; for the arguments see `Operation`.
 
-    `within` returns, for a resource, a context to serve the request in. It is entered before anything of the request is
-    looked at, so that one that is refused there costs next to nothing.
+    `within` returns, for a resource, a context to serve the request in. It is entered when the body has come, so that
+    who keeps it back takes no room there, and before that is looked at, so that a refusal costs next to nothing.
 
     The decorated responder gets `body`, `query` and `headers` as keyword arguments, where they are declared, and raises
     for it whatever `errors` derives from them.
@@ -114,6 +114,8 @@ def operation(
 
         @wraps(responder)
         def respond_within(self: Any, request: falcon.Request, response: falcon.Response, **params: Any) -> None:
+            if body:
+                request.context.body = _read(request, request.context.max_body)
             with within(self):  # type: ignore[misc] # Chosen below where it is given.
                 respond(self, request, response, **params)
 
@@ -170,7 +172,9 @@ def _of_nothing(schema: Schema) -> BaseModel:
 
 
 def _read_body(request: falcon.Request, _schema: Schema) -> dict[str, Any]:
-    body = _read(request, request.context.max_body)
+    body = request.context.get("body")
+    if body is None:
+        body = _read(request, request.context.max_body)
     if not body:
         return {}
     sent = request.content_type or ""

@@ -8,7 +8,8 @@ import socket
 import struct
 import threading
 import time
-from contextlib import ExitStack
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from typing import ClassVar
 from unittest import mock
 
@@ -157,6 +158,28 @@ class SlowClientTest(LiveServerTestCase):
         self.assertEqual([], [outcome for outcome in load.outcomes if not outcome.is_served])
         self.assertEqual({"GET", "POST"}, {outcome.request for outcome in load.outcomes})
         self.assertLess(max(outcome.seconds for outcome in load.outcomes), 5)
+
+    def test_clients_that_hold_their_log_ins_back_keep_nobody_from_logging_in(self):
+        account = {"email": "ada@example.com", "password": "correct horse"}
+        self.assertEqual(201, self.connection.post("/users", account | {"name": "Ada"}).status)
+        over = threading.Event()
+        told_off = []
+
+        def come_again() -> None:
+            while not over.is_set():
+                with suppress(OSError), self.slow_client() as client:
+                    told_off.append(client.recv(100))
+
+        # Of as many as there are threads, half are always waited for.
+        with ThreadPoolExecutor(8) as clients:
+            for _ in range(8):
+                clients.submit(come_again)
+            try:
+                until(lambda: len(told_off) > 8, "they have come again")
+                answers = [self.connection.post("/users/login", account) for _ in range(20)]
+            finally:
+                over.set()
+        self.assertEqual([200] * 20, [answer.status for answer in answers])
 
     @staticmethod
     def dribble(clients: list[socket.socket]) -> int:
