@@ -24,7 +24,7 @@ RUNTIME = [
     "psycopg[binary]>=3.2,<4",
     "pydantic>=2.11,<3",
     "pydantic-settings>=2.9,<3",
-    "PyJWT>=2.10,<3",
+    "PyJWT>=2.15,<3",
     "uuid-utils>=0.11",
 ]
 # Believable data: what the test factories and the demo seeding share.

@@ -6,10 +6,13 @@ from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
 import jwt
+from jwt.types import Options
 
 from shop.errors import InvalidToken
 
 ALGORITHM = "HS256"
+# When a token was issued is not held against the clock here: that of the instance that issued it may be ahead.
+CHECKS: Options = {"require": ["sub", "role", "iat", "exp"], "verify_iat": False}
 # How many verified tokens are remembered: some 10 MB in each worker process, and one is back in place after one check.
 REMEMBERED = 10_000
 
@@ -93,7 +96,7 @@ class Tokens:
         for key in self._keys:
             try:
                 # The algorithm is ours to choose, never the token's (RFC 8725, section 3.1).
-                claims = jwt.decode(token, key, [ALGORITHM], options={"require": ["sub", "role", "iat", "exp"]})
+                claims = jwt.decode(token, key, [ALGORITHM], options=CHECKS)
             except jwt.InvalidSignatureError:
                 continue
             except jwt.InvalidTokenError as error:

@@ -6,6 +6,7 @@ import sys
 import threading
 import unittest
 import warnings
+from base64 import urlsafe_b64encode
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from unittest import mock
@@ -37,6 +38,9 @@ class TokensTest(unittest.TestCase):
         with self.assertRaises(InvalidToken):
             tokens(OLD_KEY).verify(rotated.issue(ADA))
 
+    def test_a_token_of_an_instance_whose_clock_is_ahead_verifies(self):
+        self.assertEqual(ADA, tokens().verify(tokens(age=timedelta(seconds=-30)).issue(ADA)))
+
     def test_what_is_not_a_token_of_ours_is_refused(self):
         claims = {
             "sub": ADA.user_id,
@@ -56,6 +60,7 @@ class TokensTest(unittest.TestCase):
             "no role": jwt.encode({k: v for k, v in claims.items() if k != "role"}, KEY, "HS256"),
             "payload changed": f"{header}.{payload[:-4]}AAAA.{signature}",
             "signature missing": f"{header}.{payload}.",
+            "a header that nests": f"{urlsafe_b64encode(b'[' * 100_000).decode()}.{payload}.{signature}",
         }
         for name, token in bad.items():
             with self.subTest(name), self.assertRaises(InvalidToken):
