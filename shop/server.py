@@ -22,7 +22,7 @@ from pydantic import SecretStr
 
 from shop import database
 from shop.embedded import EmbeddedPostgres, default_home
-from shop.settings import Settings, SettingsError
+from shop.settings import MIN_KEY_BYTES, Settings, SettingsError
 
 # Requests in flight get this long to end when a worker is told to stop, in seconds.
 GRACE = 15
@@ -99,18 +99,18 @@ def with_database(settings: Settings, *, join: bool) -> Iterator[Settings]:
     Raises:
         shop.embedded.EmbeddedError: The embedded database cannot run, or runs for another process.
         OwnerLeft: That process has ended, and the database with it, while it was in use here.
+        SettingsError: The key that was kept is none any more.
     """
     if settings.database_url is not None:
         yield settings
         return
-    home = settings.data_dir or default_home()
-    embedded = EmbeddedPostgres(home)
+    embedded = EmbeddedPostgres(settings.data_dir or default_home())
     embedded.start(join=join)
     try:
         yield settings.model_copy(
             update={
                 "database_url": SecretStr(embedded.url),
-                "secret_key": settings.secret_key or SecretStr(_kept_key(home / "secret-key")),
+                "secret_key": settings.secret_key or SecretStr(_kept_key(embedded.home / "secret-key")),
             }
         )
     except database.Error as error:
@@ -282,11 +282,17 @@ def _resolve(host: str, port: int, variable: str = "SHOP_HOST") -> Any:
 
 
 def _kept_key(path: Path) -> str:
-    """Return the secret key kept at `path`, made when there is none."""
+    """Return the secret key kept at `path`, made when there is none.
+
+    Raises:
+        SettingsError: What is kept there is too short to be one.
+    """
     if not path.exists():
         draft = path.with_name(f"{path.name}.{os.getpid()}")
         with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
             file.write(secrets.token_urlsafe(48))
+            file.flush()
+            os.fsync(file.fileno())
         try:
             # Unlike a rename, a link never replaces the key that another process has just made.
             os.link(draft, path)
@@ -294,4 +300,7 @@ def _kept_key(path: Path) -> str:
             pass
         finally:
             draft.unlink()
-    return path.read_text()
+    key = path.read_text().strip()
+    if len(key.encode()) < MIN_KEY_BYTES:
+        raise SettingsError(f"{path} has to hold a key of {MIN_KEY_BYTES} bytes or more; without it one is made")
+    return key

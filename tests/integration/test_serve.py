@@ -199,6 +199,16 @@ class LifeOfADataHomeTest(ServeTestCase):
             again = self.connect(second, connection.token).get(placed.headers["Location"])
             self.assertEqual((200, read.json), (again.status, again.json), "the token and the order outlive a restart")
 
+    def test_a_home_is_found_by_its_short_name(self) -> None:
+        home = self.home()
+        migrated = run_shop("migrate", "--data-dir", f"~/{home.name}", HOME=str(home.parent))
+        self.assertEqual((0, "shop: the database is up to date\n", ""), outcome(migrated))
+
+    def test_a_key_that_is_no_longer_whole_is_refused(self) -> None:
+        home = self.home()
+        (home / "secret-key").write_text("half a key\n")
+        self.assertRefused(run_shop("migrate", "--data-dir", home), str(home / "secret-key"), "32 bytes")
+
     def test_each_signal_that_stops_it_leaves_no_process_and_status_0(self) -> None:
         home = self.home()
         # Under `nohup` the service inherits that SIGHUP is ignored, and heeds that.
@@ -312,7 +322,6 @@ class WhileItServesTest(ServeTestCase):
             statuses = list(clients.map(lambda _: self.connect(self.served).get("/readyz").status, range(CLIENTS)))
         self.assertEqual([200] * CLIENTS, statuses)
 
-    @unittest.skipUnless(Path("/proc/self/task").exists(), "this system does not show the threads of a process")
     @unittest.skipUnless(Path("/proc/self/task").exists(), "this system does not show what threads block")
     def test_a_signal_for_a_worker_goes_to_the_thread_that_waits_for_it(self) -> None:
         # The system gives it to any thread that lets it in. Where that was another, the worker went on serving.
