@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from peewee import fn
 
-from shop.database import Slot, Statement, database
+from shop.database import READ_ONLY_TRANSACTION, Error, Slot, Statement, database, sqlstate
 from shop.errors import EmailExists, InvalidCredentials, UserNotFound
 from shop.ids import new_id, parse_id
 from shop.models import User
@@ -86,11 +86,16 @@ def authenticate(
     if not passwords.verify(password_hash, password):
         throttle.record(email, now=now)
         raise InvalidCredentials
-    if failed_before:
-        throttle.forget(email)
     account = Account._make(fields)
-    if passwords.needs_rehash(password_hash):
-        database.rows(_REPLACE_HASH, id=account.id, old_hash=password_hash, new_hash=passwords.hash(password))
+    try:
+        if failed_before:
+            throttle.forget(email)
+        if passwords.needs_rehash(password_hash):
+            database.rows(_REPLACE_HASH, id=account.id, old_hash=password_hash, new_hash=passwords.hash(password))
+    except Error as error:
+        # A standby that takes no writes; the next log-in tries again.
+        if sqlstate(error) != READ_ONLY_TRANSACTION:
+            raise
     return account, Actor(account.id, role)
 
 

@@ -21,7 +21,7 @@ from shop import exactjson, stalls
 from shop.database import Database, Error, Slot, Statement, database, is_outage, sqlstate
 from shop.factories import OrderFactory, UserFactory
 from tests.harness.cases import SECRET_KEY, CommittedApiTestCase, make_client
-from tests.harness.faults import FaultyDatabase, Load, Outcome, an_order, orders_by_key, register
+from tests.harness.faults import PASSWORD, FaultyDatabase, Load, Outcome, an_order, orders_by_key, register
 from tests.harness.live import Connection, LiveShop, until
 from tests.harness.operations import operations
 from tests.harness.postgres import run_database_url, setUpModule, tearDownModule  # noqa: F401
@@ -123,13 +123,25 @@ class OutageTest(FaultTestCase):
         # Once it is known to be silent, one thread of a worker tries it at a time, and the others are told at once.
         self.assertLess(refused[len(refused) // 4], 0.5, f"seconds until a refusal: {refused}")
 
-    def test_read_only(self):
-        def make(state: str) -> None:
-            self.database.execute(f"ALTER DATABASE shop SET default_transaction_read_only = {state}")
-            self.database.end_connections()
+    def make_read_only(self, state: str) -> None:
+        self.database.execute(f"ALTER DATABASE shop SET default_transaction_read_only = {state}")
+        self.database.end_connections()
 
-        load = self.outlast(lambda: make("on"), lambda: make("off"))
+    def test_read_only(self):
+        load = self.outlast(lambda: self.make_read_only("on"), lambda: self.make_read_only("off"))
         self.assertEqual({"POST"}, {o.request for o in load.outcomes if o.answer and o.answer.status == 503})
+
+    def test_log_ins_go_on_when_it_is_read_only_also_after_one_that_failed(self):
+        account = {"email": "ada@example.com", "password": PASSWORD}
+        with Connection(self.shop.url) as connection:
+            self.assertEqual(201, connection.post("/users", account | {"name": "Ada"}).status)
+            self.assertEqual(401, connection.post("/users/login", account | {"password": "not it"}).status)
+            self.make_read_only("on")
+            try:
+                self.assertEqual(200, connection.post("/users/login", account).status)
+                self.assertEqual(503, connection.post("/users/login", account | {"password": "not it"}).status)
+            finally:
+                self.make_read_only("off")
 
     def test_locked_for_longer_than_the_limit(self):
         with closing(psycopg.connect(self.database.url)) as other, other.cursor() as cursor:
