@@ -12,6 +12,8 @@ from shop.settings import Network
 
 # Headers that are remembered, with what was found; each client sends the same again and again.
 REMEMBERED = 1024
+# How much of a header's end is looked at, in characters: more than any chain of proxies writes.
+LONGEST = 1024
 
 
 class Proxies:
@@ -34,6 +36,9 @@ class Proxies:
         """
         if not self._trusted or not forwarded_for:
             return peer
+        if len(forwarded_for) > LONGEST:
+            # Without the address that is cut in two.
+            forwarded_for = forwarded_for[-LONGEST:].partition(",")[2]
         return self._found(peer, forwarded_for)
 
     def _find(self, peer: str, forwarded_for: str) -> str:

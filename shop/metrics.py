@@ -23,7 +23,7 @@ from contextlib import contextmanager, suppress
 from mmap import mmap
 from pathlib import Path
 from typing import Any
-from weakref import WeakSet
+from weakref import ref
 from wsgiref.simple_server import WSGIRequestHandler, make_server
 
 import psutil
@@ -65,7 +65,7 @@ class Metrics:
         self._cells[PID] = os.getpid()
         self._free = list(range(FIRST_THREAD, FIRST_THREAD + threads))
         self._lock = threading.Lock()
-        self._connections: WeakSet[Any] = WeakSet()
+        self._connections: set[ref[Any]] = set()
         for kind in ("counter", "histogram"):
             _make_file(folder / f"{kind}_{slot}.db")
         # The library looks for its folder nowhere else.
@@ -131,10 +131,18 @@ class Metrics:
             self._problems.labels(problem).inc()
 
     def note_connection(self, connection: object) -> None:
-        """Note a new connection to the database; with it, those that have been closed meanwhile are found."""
-        with self._lock:
-            self._connections.add(connection)
-            self._cells[CONNECTIONS] = sum(not known.closed for known in self._connections)
+        """Note a new connection to the database, which counts until it is closed or, with its thread, gone."""
+        self._connections.add(ref(connection, self._note_end))
+        self._count_connections()
+
+    def _note_end(self, gone: "ref[Any]") -> None:
+        self._connections.discard(gone)
+        self._count_connections()
+
+    def _count_connections(self) -> None:
+        # Without a lock: a connection may go at any moment, also in a thread that holds one.
+        known = [connection() for connection in self._connections.copy()]
+        self._cells[CONNECTIONS] = sum(connection is not None and not connection.closed for connection in known)
 
     def note_hashing(self, more: int) -> None:
         """Note that so many requests more hash a password, or wait for that; less than 0 when they have done."""

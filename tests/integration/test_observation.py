@@ -1,5 +1,6 @@
 """What an operator sees of the running service: its log and its metrics; and what nobody ever sees in them."""
 
+import gc
 import json
 import logging
 import os
@@ -379,3 +380,10 @@ class ObserverTest(ApiTestCase):
         first.closed = 1
         self.metrics.note_connection(second)
         self.assertEqual(1, self.metrics._cells[CONNECTIONS])
+
+    def test_a_connection_that_has_ended_with_its_thread_counts_no_more(self):
+        connection = mock.Mock(closed=0)
+        self.metrics.note_connection(connection)
+        del connection
+        gc.collect()  # A Mock holds itself.
+        self.assertEqual(0, self.metrics._cells[CONNECTIONS])

@@ -5,7 +5,7 @@ import unittest
 from ipaddress import ip_network
 from unittest import mock
 
-from shop.addresses import Proxies
+from shop.addresses import LONGEST, Proxies
 from shop.settings import Settings, SettingsError
 
 PROXIES = Proxies([ip_network("10.0.0.0/8"), ip_network("192.0.2.7"), ip_network("fd00::/8")])
@@ -34,6 +34,12 @@ class ClientTest(unittest.TestCase):
         ):
             with self.subTest(header):
                 self.assertEqual(client, PROXIES.client(PROXY, header))
+
+    def test_of_a_header_without_end_the_end_counts(self):
+        # Where it is cut, the rest of an address looks like one.
+        header = f"{LIAR}, " + "10.1.1.1," * (LONGEST // 9 + 10)
+        self.assertEqual("10.1.1.1", PROXIES.client(PROXY, header.rstrip(",")))
+        self.assertEqual(CLIENT, PROXIES.client(PROXY, f"{header}{CLIENT}"))
 
     def test_a_port_and_ipv4_in_ipv6_are_understood(self):
         for hop in (f"{CLIENT}:4711", f"::ffff:{CLIENT}", f"[::ffff:{CLIENT}]:80"):
