@@ -74,7 +74,7 @@ class _Connection(WatchedConnection):
     """The driver's connection, which knows what is prepared on it, and whether the server has hung up.
 
     Attributes:
-        prepared: The name of each statement that is prepared.
+        prepared: By the name of each statement that is prepared: what it is called there.
         generation: Part of the names, so that what is prepared anew does not meet what it replaces.
     """
 
@@ -83,7 +83,7 @@ class _Connection(WatchedConnection):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.prepared: dict[Statement, bytes] = {}
+        self.prepared: dict[str, bytes] = {}
         self.generation = 1
 
     @classmethod
@@ -134,7 +134,7 @@ class _Connection(WatchedConnection):
         self.waiting_since = time.perf_counter()
         try:
             if prepares:
-                name = self.prepared.get(statement) or self._prepare(statement)
+                name = self.prepared.get(statement.name) or self._prepare(statement)
                 result = self.pgconn.exec_prepared(name, values)
             else:
                 result = self.pgconn.exec_params(statement.numbered.encode(), values)
@@ -154,7 +154,7 @@ class _Connection(WatchedConnection):
         if result.status != _HAS_NONE:
             raise _error(result)
         # It stays, also when the transaction around it is rolled back.
-        self.prepared[statement] = name
+        self.prepared[statement.name] = name
         return name
 
     def __del__(self, *_: object) -> None:

@@ -34,8 +34,10 @@ def install(is_draining: Callable[[], bool], backlog: Backlog) -> None:
     def wrap(application: Application, _options: object, _access_log: object = None) -> _Call:
         return _Call(application, is_draining, backlog)
 
-    # Imported there, and called by that name.
-    mp._wsgi_call_wrap = wrap  # type: ignore[attr-defined, assignment]
+    # Imported there, and called by that name. Else there would be no limits for bodies and waits, and no word of it.
+    if not hasattr(mp, "_wsgi_call_wrap"):
+        raise RuntimeError("this release of granian calls applications in a way that is not known here")
+    mp._wsgi_call_wrap = wrap
 
 
 class _Call:

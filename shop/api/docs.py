@@ -1,6 +1,7 @@
 """``/openapi.json``, ``/docs`` and what the page is made of: the API describes itself, without a network."""
 
 import gzip
+import re
 from collections.abc import Callable
 from functools import cache, cached_property
 from importlib import resources
@@ -18,6 +19,8 @@ POLICY = (
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 # By the name in the path: the package it is in, the name there, its media type.
+# `gzip` among the codings that are accepted, and not with a weight of nothing (RFC 9110, section 12.5.3).
+_GZIP = re.compile(r"(?:^|,)\s*gzip\s*(?:,|$|;(?!\s*q=0(?:\.0*)?\s*(?:,|$)))", re.IGNORECASE)
 ASSETS = {
     "docs.js": ("shop.api", "assets/docs.js", "text/javascript"),
     "swagger-ui.js": ("offapi", "swagger_bundle.js", "text/javascript"),
@@ -72,7 +75,7 @@ class Asset:
 
 
 def _send(request: falcon.Request, response: falcon.Response, package: str, name: str, media_type: str) -> None:
-    accepts_gzip = "gzip" in (request.get_header("Accept-Encoding") or "")
+    accepts_gzip = bool(_GZIP.search(request.get_header("Accept-Encoding") or ""))
     plain, packed = _file(package, name)
     response.data = packed if accepts_gzip else plain
     response.content_type = media_type

@@ -154,7 +154,7 @@ class DocsTest(ApiTestCase):
         app = create_app(make_settings())
         plain, packed = (
             b"".join(app(create_environ("/docs/swagger-ui.js", headers=headers), start))
-            for headers in ({}, {"Accept-Encoding": "br, gzip"})
+            for headers in ({"Accept-Encoding": "br, gzip;q=0"}, {"Accept-Encoding": "br;q=0, gzip;q=0.5"})
         )
         self.assertEqual([None, "gzip"], [headers.get("content-encoding") for headers in sent])
         self.assertLess(len(packed), len(plain) / 3)

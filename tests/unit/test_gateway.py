@@ -98,3 +98,8 @@ class GatewayTest(unittest.TestCase):
             self.call(GET, fails)
         self.now += 1
         self.assertNotIn(WAITED, self.call(GET, lambda: [b""])[1])
+
+    def test_a_release_of_granian_that_calls_applications_otherwise_is_refused(self):
+        del mp._wsgi_call_wrap
+        with self.assertRaisesRegex(RuntimeError, "granian"):
+            gateway.install(lambda: False, self.backlog)

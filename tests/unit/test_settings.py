@@ -53,7 +53,7 @@ class SettingsTest(unittest.TestCase):
         self.assertNotIn(KEY, repr(settings))
 
     def test_fallback_keys_are_separated_by_commas(self):
-        keys = load(SHOP_SECRET_KEY_FALLBACKS=f"{KEY}1,{KEY}2,").secret_key_fallbacks
+        keys = load(SHOP_SECRET_KEY_FALLBACKS=f"{KEY}1, {KEY}2,").secret_key_fallbacks
         self.assertEqual([f"{KEY}1", f"{KEY}2"], [key.get_secret_value() for key in keys])
 
     def test_the_short_scheme_of_a_url_is_taken_too(self):
