@@ -34,18 +34,20 @@ class Proxies:
             peer: Who has connected.
             forwarded_for: The header ``X-Forwarded-For``: a list to whose end each proxy has added who connected to it.
         """
-        if not self._trusted or not forwarded_for:
+        if not self._trusted or not forwarded_for or not self._trusts(_parsed(peer)):
             return peer
         if len(forwarded_for) > LONGEST:
             # Without the address that is cut in two.
             forwarded_for = forwarded_for[-LONGEST:].partition(",")[2]
         return self._found(peer, forwarded_for)
 
+    def _trusts(self, address: IPv4Address | IPv6Address | None) -> bool:
+        return address is not None and any(address in network for network in self._trusted)
+
     def _find(self, peer: str, forwarded_for: str) -> str:
         client = peer
         for hop in reversed(forwarded_for.split(",")):
-            address = _parsed(client)
-            if address is None or not any(address in network for network in self._trusted):
+            if not self._trusts(_parsed(client)):
                 break
             before = _parsed(hop)
             if before is None:
@@ -62,6 +64,9 @@ def _parsed(text: str) -> IPv4Address | IPv6Address | None:
         text = text[1:].partition("]")[0]
     elif text.count(":") == 1:
         text = text.partition(":")[0]
+    if "%" in text:
+        # Of the zone of an address the library takes any text (RFC 4007, section 11).
+        return None
     try:
         address = ip_address(text)
     except ValueError:

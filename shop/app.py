@@ -62,12 +62,13 @@ def create_app(
     app: falcon.App[Any, Any] = falcon.App(
         middleware=[
             middleware.RequestId(),
+            # Before whatever may refuse a request: what is left of its body is read nevertheless. Half of the threads
+            # at most wait for slow clients: the others answer everybody else.
+            BodyTimeLimit(limit=settings.body_timeout, places=max(1, settings.threads // 2)),
             *([Observation(observer)] if observer else []),
             middleware.WaitLimit(),
             middleware.OnePathEach(),
             middleware.BodyLimit(settings.max_body),
-            # Half of the threads at most wait for slow clients: the others answer everybody else.
-            BodyTimeLimit(limit=settings.body_timeout, places=max(1, settings.threads // 2)),
             middleware.Authentication(parts.tokens),
         ],
         response_type=responses.Response,

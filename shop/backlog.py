@@ -3,7 +3,7 @@
 The server queues requests that find no free thread, first come, first served, and does not tell since when. But a
 request cannot have waited for longer than
 
-- since a thread was last idle: then the queue was empty;
+- since a thread was last idle, or was not there yet: then the queue was empty;
 - since the request began that is as many before it as there are connections: each has one request at a time, so that
   one had been answered when this one came.
 """
@@ -13,18 +13,24 @@ import os
 import threading
 from collections.abc import Callable
 from time import perf_counter
+from weakref import WeakSet
 
 # A thread that got its request later than this after the one before, in seconds, had none to take. Threads that take
 # turns in running Python wait for each other for less.
 IDLE = 0.01
+# When a thread ends the request that it is at.
+BUSY = float("inf")
 # How many begins of requests are remembered: more than there are files that a process may usually open.
 REMEMBERED = 1024
 
 
-class _Thread(threading.local):
-    """When this thread ended its last request."""
+class _State:
+    """What a thread is at: when it ended its last request, or that it is at one."""
 
-    ended = float("-inf")
+    __slots__ = ("__weakref__", "ended")
+
+    def __init__(self) -> None:
+        self.ended = float("-inf")
 
 
 class Backlog:
@@ -34,6 +40,7 @@ class Backlog:
 
     Args:
         limit: The longest wait, in seconds.
+        threads: How many threads there may be; the server makes them as they are needed.
         connections: Returns how many connections are open, or more.
         clock: Returns the time, in seconds.
     """
@@ -41,32 +48,48 @@ class Backlog:
     def __init__(
         self,
         limit: float,
+        threads: int,
         connections: Callable[[], int] | None = None,
         clock: Callable[[], float] = perf_counter,
     ) -> None:
         self._limit = limit
         self._connections = connections or _open_files
         self._clock = clock
-        self._thread = _Thread()
+        self._threads = threads
+        self._here = threading.local()
+        # A thread that ends takes its own along.
+        self._states: WeakSet[_State] = WeakSet()
         self._numbers = itertools.count()
         self._begun = [float("-inf")] * REMEMBERED
         self._was_empty = float("-inf")
 
     def begin(self) -> bool:
         """Note that the calling thread begins a request, and tell whether that may have waited for too long."""
+        try:
+            state = self._here.state
+        except AttributeError:
+            state = self._here.state = _State()
+            self._states.add(state)
         now = self._clock()
         number = next(self._numbers)
-        if now - self._thread.ended > IDLE:
+        if now - state.ended > IDLE:
             self._was_empty = now
+        state.ended = BUSY
         place = number % REMEMBERED
         oldest, self._begun[place] = self._begun[place], now
         late = now - self._limit
-        # Counting connections takes longest; where requests are many, nobody comes to it.
-        return self._was_empty < late and oldest < late and self._may_wait_since(number) < late
+        # What takes longest comes last; where requests are many, nobody comes to it.
+        return (
+            self._was_empty < late and oldest < late and self._may_wait_since(number) < late and not self._any_idle(now)
+        )
 
     def end(self) -> None:
         """Note that the calling thread has ended its request."""
-        self._thread.ended = self._clock()
+        self._here.state.ended = self._clock()
+
+    def _any_idle(self, now: float) -> bool:
+        states = list(self._states)
+        return len(states) < self._threads or any(now - state.ended > IDLE for state in states)
 
     def _may_wait_since(self, number: int) -> float:
         return self._begun[(number - min(self._connections(), REMEMBERED - 1)) % REMEMBERED]

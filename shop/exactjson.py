@@ -9,6 +9,9 @@ import jiter
 import orjson
 
 MAX_DEPTH = 32
+# How many values a document may have, those in others included; the largest that means anything here has some 500. Each
+# may be at fault, and finding and naming a fault takes ten times as long as reading a value.
+MAX_VALUES = 2_000
 # JSON text that is already encoded, to be put into a larger document as it is.
 Raw = orjson.Fragment
 
@@ -17,7 +20,7 @@ def loads(text: bytes) -> object:
     """Parse one JSON document (RFC 8259) whose fractions and exponents come as `Decimal`.
 
     Refused besides malformed text: a byte-order mark, invalid UTF-8, lone surrogates, duplicate keys, NaN and
-    Infinity, and nesting beyond `MAX_DEPTH`.
+    Infinity, nesting beyond `MAX_DEPTH`, and more than `MAX_VALUES` values.
 
     Raises:
         ValueError: The text is refused; the message says why, and is fit for the client.
@@ -26,9 +29,10 @@ def loads(text: bytes) -> object:
         value = jiter.from_json(text, float_mode="decimal", catch_duplicate_keys=True, allow_inf_nan=False)
     except ValueError as error:
         raise ValueError(_reason(text, error)) from error
-    # Counting brackets is all but free; only a document with many is worth the walk.
-    if text.count(b"[") + text.count(b"{") > MAX_DEPTH and _is_deeper_than(MAX_DEPTH, value):
-        raise ValueError(f"it is nested more than {MAX_DEPTH} levels deep")
+    # Counting characters is all but free; only a document with many of these is worth the walk.
+    containers = text.count(b"[") + text.count(b"{")
+    if containers > MAX_DEPTH or containers + text.count(b",") > MAX_VALUES:
+        _check_size(value)
     return value
 
 
@@ -69,12 +73,20 @@ def _reason(text: bytes, error: ValueError) -> str:
     return str(error)
 
 
-def _is_deeper_than(levels: int, value: object) -> bool:
-    """Tell whether containers nest more than `levels` deep, without recursion."""
-    layer = [value]
-    for _ in range(levels):
-        layer = [child for node in layer for child in _children(node)]
-    return any(isinstance(node, dict | list) for node in layer)
+def _check_size(value: object) -> None:
+    """Raise ValueError for a document that is too deep or too large, without recursion and as soon as that is known."""
+    values = 0
+    containers = [(value, 1)]
+    while containers:
+        container, depth = containers.pop()
+        children = _children(container)
+        values += len(children)
+        inner = [(child, depth + 1) for child in children if isinstance(child, dict | list)]
+        if inner and depth >= MAX_DEPTH:
+            raise ValueError(f"it is nested more than {MAX_DEPTH} levels deep")
+        if values > MAX_VALUES:
+            raise ValueError(f"it has more than {MAX_VALUES} values")
+        containers += inner
 
 
 def _children(node: object) -> list[object]:

@@ -38,7 +38,7 @@ def make_app(settings: Settings, draining: Any, metrics_folder: Path | None) -> 
     def is_draining() -> bool:
         return bool(draining.value)
 
-    gateway.install(is_draining, Backlog(settings.queue_timeout))
+    gateway.install(is_draining, Backlog(settings.queue_timeout, settings.threads))
     return create_app(settings, is_draining=is_draining, observer=observer)
 
 

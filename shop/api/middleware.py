@@ -1,14 +1,15 @@
 """What happens around every request: its id, and who sends it."""
 
 import re
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import falcon
 
 from shop.api.operations import Operation
 from shop.api.responses import Response
-from shop.errors import BadRequest, PayloadTooLarge, ServiceUnavailable, Unauthorized
+from shop.api.slow_bodies import BREAK_OFF
+from shop.errors import BadRequest, InvalidToken, PayloadTooLarge, ServiceUnavailable, Unauthorized
 from shop.ids import new_id
 from shop.tokens import Tokens
 
@@ -86,9 +87,15 @@ class BodyLimit:
     def process_response(
         self, request: falcon.Request, _response: falcon.Response, _resource: object, _succeeded: bool
     ) -> None:
-        """Drop what is left of the body, where the server marks its end (else reading on might wait for ever)."""
+        """Drop what is left of the body, where nothing makes that wait for ever: the server marks its end, and watches.
+
+        Who asks first whether to send it (RFC 9110, section 10.1.1) is answered, and has not sent it.
+        """
         environ = request.env
-        if not _has_body(environ) or request.context.get("is_read") or not environ.get("wsgi.input_terminated"):
+        if not _has_body(environ) or request.context.get("is_read") or "HTTP_EXPECT" in environ:
+            return
+        # A method that Falcon itself refuses comes here past all other middleware.
+        if not environ.get("wsgi.input_terminated") or (BREAK_OFF in environ and not request.context.get("is_watched")):
             return
         left = self.DROPPED_AT_MOST * self._max_body
         while left > 0 and (dropped := environ["wsgi.input"].read(min(left, self.PIECE))):
@@ -130,7 +137,7 @@ class Authentication:
 
         Raises:
             Unauthorized: No bearer token came.
-            InvalidToken: A token came that does not verify.
+            InvalidToken: What came is none, or does not verify.
         """
         if not _needs_token(resource, request.method):
             return
@@ -140,14 +147,18 @@ class Authentication:
         if actor is None:
             bearer = _BEARER.fullmatch(sent)
             if bearer is None:
-                raise Unauthorized
+                raise InvalidToken if sent[: len(_USUAL)].lower() == _USUAL.lower() else Unauthorized
             actor = self._tokens.verify(bearer[1])
         request.context.actor = actor
 
 
-# Bounded, because methods are whatever clients make up.
-@lru_cache(maxsize=256)
 def _needs_token(resource: object, method: str) -> bool:
+    # A method that clients have made up is refused as such, and not remembered.
+    return method in falcon.COMBINED_METHODS and _is_guarded(resource, method)
+
+
+@cache
+def _is_guarded(resource: object, method: str) -> bool:
     responder = getattr(resource, f"on_{method.lower()}", None)
     # OPTIONS tells only which methods there are; a method that is not there is refused as such (405).
     if method == "OPTIONS" or responder is None:

@@ -116,7 +116,8 @@ def _key(value: str) -> str:
 def _exact_to_the_cent(amount: Decimal) -> Decimal:
     if amount != amount.quantize(CENT):
         raise _fault("must have at most two decimals")
-    return amount
+    # Of the zeros the negative one is shown as another.
+    return abs(amount)
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ class BodyTimeLimit:
         """Put the body under watch, whoever reads it."""
         environ = request.env
         if BREAK_OFF in environ:
+            request.context.is_watched = True
             environ["wsgi.input"] = self._bodies.watched(environ["wsgi.input"], partial(_answer, request))
 
 

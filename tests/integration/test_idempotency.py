@@ -49,6 +49,12 @@ class IdempotencyTest(ApiTestCase):
         response = self.client.request("POST", "/orders", spelled, user=self.user, status=201, Idempotency_Key="key-1")
         self.assertEqual("true", response.headers[REPLAYED])
 
+    def test_zero_is_zero(self):
+        item = OrderFactory.item()
+        for price in ("0", "-0.0"):
+            self.place(self.body | {"items": [item | {"price": Decimal(price)}]})
+        self.assertEqual(1, Order.select().count())
+
     def test_another_request_with_the_same_key_is_refused(self):
         self.place()
         for change in (

@@ -7,6 +7,7 @@ from unittest import mock
 
 from peewee import InternalError, OperationalError
 
+from shop.api import middleware
 from shop.api.middleware import OnePathEach
 from shop.database import Database
 from shop.factories import UserFactory
@@ -106,6 +107,15 @@ class PathAndMethodTest(ApiTestCase):
                 warnings.simplefilter("ignore")
                 response = self.client.request(method, "/users", status=400)
                 self.assertProblem(response, 400, "BAD_REQUEST")
+
+    def test_a_method_that_http_does_not_have_is_not_remembered(self):
+        self.client.get("/orders/1", status=401)
+        before = middleware._is_guarded.cache_info().currsize
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            for number in range(3):
+                self.client.request("BREW" * 1000 * (1 + number), "/users", status=400)
+        self.assertEqual(before, middleware._is_guarded.cache_info().currsize)
 
     def test_head_answers_as_get_does_without_the_body(self):
         user = UserFactory.create()

@@ -159,6 +159,31 @@ class SlowClientTest(LiveServerTestCase):
         self.assertEqual({"GET", "POST"}, {outcome.request for outcome in load.outcomes})
         self.assertLess(max(outcome.seconds for outcome in load.outcomes), 5)
 
+    def test_what_is_refused_unseen_holds_no_thread_for_longer_either(self):
+        started = time.monotonic()
+        with ExitStack() as stack:
+            slow = []
+            for head in (
+                "POST /users/ HTTP/1.1\r\nContent-Length: 50",
+                "POST /users HTTP/1.1\r\nContent-Length: 5000000",
+                "POST /users HTTP/1.1\r\nTransfer-Encoding: gzip, chunked",
+                "WEBSOCKET /users HTTP/1.1\r\nContent-Length: 50",
+            ):
+                for _ in range(10):
+                    slow.append(stack.enter_context(socket.create_connection(("127.0.0.1", self.shop.port), LIMIT)))
+                    slow[-1].sendall(f"{head}\r\nHost: shop\r\n\r\n".encode())
+            for _ in range(10):
+                self.assertEqual(200, self.connection.get("/livez").status)
+            statuses = {client.recv(4096)[9:12] for client in slow}
+        self.assertLess(time.monotonic() - started, self.LIMIT + 5)
+        self.assertEqual({b"400", b"408"}, statuses)
+
+    def test_who_asks_whether_to_send_a_body_is_told_without_it(self):
+        with socket.create_connection(("127.0.0.1", self.shop.port), LIMIT) as client:
+            head = b"POST /users HTTP/1.1\r\nHost: shop\r\nContent-Length: 5000000\r\nExpect: 100-continue\r\n\r\n"
+            client.sendall(head)
+            self.assertTrue(client.recv(4096).startswith(b"HTTP/1.1 413"))
+
     def test_clients_that_hold_their_log_ins_back_keep_nobody_from_logging_in(self):
         account = {"email": "ada@example.com", "password": "correct horse"}
         self.assertEqual(201, self.connection.post("/users", account | {"name": "Ada"}).status)

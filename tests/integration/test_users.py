@@ -115,10 +115,10 @@ class RegistrationTest(ApiTestCase):
         self.assertEqual(1, User.select().count())
 
     def test_the_flood_of_faults_in_a_hostile_body_is_cut_and_counted(self):
-        body = UserFactory.body() | {f"unknown{number}": 1 for number in range(2000)}
+        body = UserFactory.body() | {f"unknown{number}": 1 for number in range(1900)}
         response = self.client.post("/users", body, status=400)
         self.assertEqual(501, len(response.json["errors"]))
-        self.assertEqual({"field": "body", "error": "has 1500 more faults"}, response.json["errors"][-1])
+        self.assertEqual({"field": "body", "error": "has 1400 more faults"}, response.json["errors"][-1])
 
     def test_the_name_of_an_unknown_field_is_cut(self):
         response = self.client.post("/users", UserFactory.body() | {"x" * 1000: 1}, status=400)
@@ -243,6 +243,7 @@ class TokenTest(ApiTestCase):
         foreign = make_client(secret_key="another key that is also long enough, of 32 bytes and more")
         for name, token in {
             "nonsense": "nonsense",
+            "malformed": "=",
             "expired": late.token(user),
             "signed with another key": foreign.token(user),
         }.items():

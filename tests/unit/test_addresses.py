@@ -47,7 +47,8 @@ class ClientTest(unittest.TestCase):
                 self.assertEqual(CLIENT, PROXIES.client("::ffff:10.0.0.1", hop))
 
     def test_what_is_no_address_ends_the_search_at_the_one_that_passed_it_on(self):
-        for header in ("", " ", "unknown", f"{CLIENT}, _hidden", f"{CLIENT}, \n{{}}", "1.2.3", "999.1.1.1", "," * 500):
+        no_addresses = ("", " ", "unknown", "1.2.3", "999.1.1.1", "fe80::1%eth0 said=so", "," * 500)
+        for header in (*no_addresses, f"{CLIENT}, _hidden", f"{CLIENT}, \n{{}}"):
             with self.subTest(header):
                 self.assertEqual(PROXY, PROXIES.client(PROXY, header))
 

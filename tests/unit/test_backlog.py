@@ -14,7 +14,7 @@ class BacklogTest(unittest.TestCase):
     def setUp(self):
         self.now = 1000.0
         self.connections = 1
-        self.backlog = Backlog(LIMIT, lambda: self.connections, lambda: self.now)
+        self.backlog = Backlog(LIMIT, 1, lambda: self.connections, lambda: self.now)
 
     def serve(self, seconds, after=0.0):
         """Serve a request that takes so many seconds, so long after the one before; tell whether it waited too long."""
@@ -49,7 +49,7 @@ class BacklogTest(unittest.TestCase):
         self.assertNotIn(True, waited)
 
     def test_where_requests_are_many_no_connections_are_counted(self):
-        self.backlog = Backlog(LIMIT, lambda: self.fail("they were counted"), lambda: self.now)
+        self.backlog = Backlog(LIMIT, 1, lambda: self.fail("they were counted"), lambda: self.now)
         waited = [self.serve(LIMIT / REMEMBERED / 2) for _ in range(5 * REMEMBERED)]
         self.assertNotIn(True, waited)
 
@@ -61,10 +61,22 @@ class BacklogTest(unittest.TestCase):
             other.submit(self.backlog.end).result()
             self.assertFalse(other.submit(self.backlog.begin).result())
 
+    def test_threads_that_are_not_there_yet_are_idle(self):
+        self.backlog = Backlog(LIMIT, 2, lambda: 2, lambda: self.now)
+        self.assertEqual([False] * 9, [self.serve(2 * LIMIT) for _ in range(9)])
+
+    def test_a_thread_that_has_nothing_to_do_shows_that_nobody_waits_though_it_says_nothing(self):
+        self.backlog = Backlog(LIMIT, 2, lambda: 2, lambda: self.now)
+        with ThreadPoolExecutor(1) as other:
+            other.submit(self.serve, 0).result()
+            self.assertEqual([False] * 9, [self.serve(2 * LIMIT) for _ in range(9)])
+            other.submit(self.backlog.begin).result()
+            self.assertEqual([False, True], [self.serve(2 * LIMIT), self.serve(0)], "both are busy")
+
     def test_where_nobody_says_how_many_connections_there_are_all_files_of_the_process_are_counted(self):
         for socket in itertools.chain.from_iterable(socketpair() for _ in range(15)):
             self.addCleanup(socket.close)
-        backlog = Backlog(LIMIT, clock=lambda: self.now)
+        backlog = Backlog(LIMIT, 1, clock=lambda: self.now)
         for _ in range(100):
             waited = backlog.begin()
             self.now += LIMIT / 30

@@ -48,6 +48,18 @@ class ReadingTest(unittest.TestCase):
         self.assertEqual(b"[" * 32 + b"]" * 32, exactjson.dumps(exactjson.loads(b"[" * 32 + b"]" * 32)))
         exactjson.loads(b"[" + b",".join([b"[]"] * 100) + b"]")
 
+    def test_a_document_has_no_more_values_than_somebody_would_look_at(self):
+        most = exactjson.MAX_VALUES
+        for text in (
+            b"[" + b",".join([b"1"] * most) + b"]",
+            exactjson.dumps({str(number): 1 for number in range(most)}),
+            b"[[" + b",".join([b"1"] * (most - 2)) + b"],2]",
+        ):
+            with self.subTest(text[:20]):
+                exactjson.loads(text)
+                with self.assertRaisesRegex(ValueError, f"more than {most} values"):
+                    exactjson.loads(text[:-1] + (b',"one more":1}' if text.startswith(b"{") else b",1]"))
+
 
 class WritingTest(unittest.TestCase):
     """`dumps` is exact."""

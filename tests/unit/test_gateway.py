@@ -33,7 +33,7 @@ class GatewayTest(unittest.TestCase):
         self.enterContext(mock.patch.object(mp, "_wsgi_call_wrap"))
         self.draining = False
         self.now = 0.0
-        self.backlog = Backlog(LIMIT, lambda: 1, lambda: self.now)
+        self.backlog = Backlog(LIMIT, 1, lambda: 1, lambda: self.now)
 
     def call(self, environ, body):
         """Have a request answered with `body`, or what it returns.
