@@ -1,6 +1,8 @@
 """``PATCH /orders/{id}``: who may move an order where, and one winner when changes race."""
 
-from shop import exactjson
+from unittest import mock
+
+from shop import exactjson, orders
 from shop.factories import OrderFactory, UserFactory
 from shop.models import Order
 from shop.orders import STATUSES
@@ -62,6 +64,17 @@ class StatusTest(Changes, ApiTestCase):
                 response = self.change(OrderFactory.create(status=before).id, "pending", staff, status=409)
                 self.assertProblem(response, 409, "INVALID_TRANSITION", f"The order {fact}")
                 self.assertFields({"status": fact}, response)
+
+    def test_a_step_that_became_legal_meanwhile_is_taken(self):
+        staff, order = UserFactory.create("staff"), OrderFactory.create(status="confirmed")
+        find = orders.find
+
+        def ship_and_find(*arguments):
+            Order.update(status="shipped").where(Order.id == order.id).execute()
+            return find(*arguments)
+
+        with mock.patch.object(orders, "find", ship_and_find):
+            self.assertEqual("delivered", self.change(order.id, "delivered", staff).json["status"])
 
     def test_an_owner_cancels_while_it_is_time(self):
         for before in ("pending", "confirmed"):
