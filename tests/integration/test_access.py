@@ -7,10 +7,17 @@ byte, with what they get for an id that never was.
 import json
 from datetime import UTC, datetime, timedelta
 
+import falcon
 import jwt
+from webtest import TestApp
 
+from shop.api import problems
+from shop.api.middleware import Authentication
+from shop.api.responses import Response
+from shop.app import utc_now
 from shop.factories import OrderFactory, UserFactory
 from shop.models import Order, User
+from shop.tokens import Tokens
 from tests.harness.cases import SECRET_KEY, ApiTestCase, make_client
 from tests.harness.findings import findings
 from tests.harness.operations import Operation, example, operations
@@ -130,6 +137,17 @@ class AccessTest(ApiTestCase):
     def test_what_the_table_lets_pass_without_a_token_is_declared_public(self):
         for operation in operations():
             self.assertEqual(self.policy(operation) is None, operation.declared.is_public, str(operation))
+
+    def test_a_responder_that_nobody_has_declared_needs_a_token(self):
+        class Undeclared:
+            def on_get(self, _request, response):
+                response.text = "secret"
+
+        tokens = Tokens(SECRET_KEY, (), lifetime=60, clock=utc_now)
+        app = falcon.App(middleware=[Authentication(tokens)], response_type=Response)
+        app.add_route("/undeclared", Undeclared())
+        problems.install(app)
+        self.assertEqual(401, TestApp(app).get("/undeclared", status="*").status_int)
 
     def test_another_user_gets_what_everybody_gets_for_an_id_that_never_was(self):
         for operation in operations():

@@ -17,7 +17,7 @@ from unittest import mock
 import psycopg
 from peewee import SQL, Select, fn
 
-from shop import exactjson, stalls
+from shop import accounts, exactjson, stalls
 from shop.database import Database, Error, Slot, Statement, database, is_outage, sqlstate
 from shop.factories import OrderFactory, UserFactory
 from tests.harness.cases import SECRET_KEY, CommittedApiTestCase, make_client
@@ -314,17 +314,38 @@ class EachStatementTest(CommittedApiTestCase):
             self.assertEqual((1,), cursor.fetchone())
 
     def test_before_and_in_a_commit_nothing_of_the_transaction_is_left(self):
-        for when in ("before it", "before COMMIT"):
+        for when in ("before it", "before a statement", "before COMMIT"):
             with self.subTest(when):
                 with self.assertRaises(Error) as raised, database.atomic():
                     OrderFactory.create(user=self.user)
                     self.end_connection()
                     if when == "before it":
                         OrderFactory.create(user=self.user)
+                    elif when == "before a statement":
+                        accounts.set_role(self.user.email, "customer")
                 self.assertTrue(is_outage(raised.exception))
                 with self.keeper.cursor() as cursor:
                     cursor.execute("SELECT count(*) FROM orders")
                     self.assertEqual((1,), cursor.fetchone())
+
+
+class SilentTest(CommittedApiTestCase):
+    """A server that says nothing about a statement any more, though its time is over."""
+
+    def test_a_read_that_has_had_its_time_is_not_sent_again(self):
+        self.addCleanup(make_client)
+        self.addCleanup(database.close)
+        database.close()
+        make_client(statement_timeout=STATEMENT)
+        # The server's own limit would come first.
+        database.execute_sql("SET statement_timeout = 0")
+        backend = database.connection().info.backend_pid
+        sleep = Statement(Select(columns=[fn.pg_sleep(Slot("seconds", "float8"))]))
+        with self.assertQueries(1), self.assertRaises(Error) as raised:
+            database.row(sleep, seconds=60)
+        self.assertTrue(is_outage(raised.exception))
+        # It has not noticed that nobody waits for it.
+        database.execute_sql("SELECT pg_terminate_backend(%s, 5000)", (backend,))
 
 
 class InTheWayTest(unittest.TestCase):
@@ -377,6 +398,15 @@ class InTheWayTest(unittest.TestCase):
             database.row(statement, times=3)
         self.assertEqual("40001", sqlstate(raised.exception))
         self.assertTrue(is_outage(raised.exception), "so the client is told to try again")
+
+    def test_in_a_transaction_it_is_not_and_the_error_is_the_first_one(self):
+        self.database.execute(
+            "CREATE OR REPLACE FUNCTION fail() RETURNS int LANGUAGE plpgsql AS $$"
+            " BEGIN RAISE EXCEPTION 'could not serialize access' USING ERRCODE = 'serialization_failure'; END $$"
+        )
+        with self.assertRaises(Error) as raised, database.atomic():
+            database.row(Statement(Select(columns=[fn.fail()])))
+        self.assertEqual("40001", sqlstate(raised.exception))
 
     @staticmethod
     def in_thread(statement):

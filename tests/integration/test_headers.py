@@ -31,6 +31,13 @@ class HeadersTest(ApiTestCase):
     def test_an_error_below_the_page_is_not_kept(self):
         self.assertEqual("no-store", self.client.get("/docs/nothing.js", status=404).headers["Cache-Control"])
 
+    def test_what_may_be_kept_is_kept_for_those_alone_who_can_unpack_it(self):
+        for path in ("/docs", "/docs/docs.js"):
+            for accepted in ("gzip", "identity"):
+                with self.subTest(path, accepted=accepted):
+                    answer = self.client.get(path, Accept_Encoding=accepted)
+                    self.assertEqual("Accept-Encoding", answer.headers["Vary"])
+
     def test_the_page_may_do_nothing_but_run_its_own_scripts_and_ask_this_server(self):
         headers = self.client.get("/docs").headers
         policy = dict(part.split(" ", 1) for part in headers["Content-Security-Policy"].split("; "))

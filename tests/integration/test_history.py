@@ -173,6 +173,12 @@ class HistoryTest(ApiTestCase):
         rest = rotated.get(f"{self.path}?limit=50&cursor={cursor}", user=self.user).json
         self.assertEqual((2, None), (len(rest["orders"]), rest["nextCursor"]))
 
+    def test_a_cursor_is_of_its_user_however_the_id_is_spelled(self):
+        OrderFactory.create_batch(2, user=self.user)
+        cursor = self.page("?limit=1").json["nextCursor"]
+        upper = f"/users/{str(self.user.id).upper()}/orders?cursor={cursor}"
+        self.assertEqual(1, len(self.client.get(upper, user=self.user).json["orders"]))
+
     def test_a_page_is_one_query_whatever_its_size(self):
         OrderFactory.create_batch(50, user=self.user)
         for query in ("?limit=1", "?limit=50", "?status=shipped", "?limit=100"):

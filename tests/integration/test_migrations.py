@@ -122,12 +122,22 @@ class MigratingTest(TestCase):
             with mock.patch.object(migrations, "DIRECTORY", Path(directory)):
                 self.assertEqual(["0001_table", "0002_index"], migrations.migrate(impatient(url)))
 
+    def test_a_run_that_takes_longer_than_the_server_leaves_transactions_idle_is_not_ended(self):
+        url = empty_database("shop_test_long")
+        server().execute("ALTER DATABASE shop_test_long SET idle_in_transaction_session_timeout TO '50ms'")
+        with tempfile.TemporaryDirectory() as directory:
+            Path(directory, "0001_long.py").write_text("def up(m, db):\n    db.execute_sql('SELECT pg_sleep(0.5)')\n")
+            with mock.patch.object(migrations, "DIRECTORY", Path(directory)):
+                self.assertEqual(["0001_long"], migrations.migrate(url))
+
     def test_no_lock_stays_on_a_connection_as_a_pooler_would_keep_it(self):
         url = empty_database("shop_test_pooled")
         with closing(PostgresqlDatabase(url)) as pooled:
             with mock.patch.object(migrations, "_connected", lambda _: nullcontext(pooled)):
                 self.assertEqual(ALL, migrations.migrate(url))
-            held = pooled.execute_sql("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'").fetchone()
+            held = pooled.execute_sql(
+                "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()"
+            ).fetchone()
         self.assertEqual((0,), held)
 
     def test_a_migration_that_fails_is_undone_and_those_before_it_stay(self):

@@ -26,7 +26,7 @@ from shop.api.observation import Observer
 from shop.app import create_app, utc_now
 from shop.database import database
 from shop.factories import UserFactory
-from shop.logs import Writer
+from shop.logs import Writer, current
 from shop.metrics import CONNECTIONS, HASHING, Metrics
 from shop.tokens import Tokens
 from tests.harness.cases import SECRET_KEY, ApiTestCase, LiveServerTestCase, make_settings
@@ -336,9 +336,9 @@ class ObserverTest(ApiTestCase):
         for hooks in (database.query_hooks, database.connection_hooks):
             self.addCleanup(hooks.__setitem__, slice(None), list(hooks))
         self.metrics = Metrics(folder, 2)
-        writer = Writer(as_text=False, level=logging.INFO, descriptor=writing)
+        self.writer = Writer(as_text=False, level=logging.INFO, descriptor=writing)
         # A microsecond: every statement is slow.
-        observer = Observer(writer, self.metrics, Proxies(()), 1)
+        observer = Observer(self.writer, self.metrics, Proxies(()), 1)
         observer._slow = 1e-6
         settings = make_settings(threads=2)
         tokens = Tokens(SECRET_KEY, (), lifetime=60, clock=utc_now)
@@ -363,12 +363,27 @@ class ObserverTest(ApiTestCase):
         self.assertEqual(1, served)
         self.assertEqual(1, self.registry.get_sample_value("shop_problems_total", {"code": "NOT_FOUND"}))
         self.assertEqual([0.0] * 3, list(self.metrics._cells[HASHING:]), "nothing is in flight any more")
+        self.assertIsNone(current.request_id, "what this thread logs from now on is of no request")
+
+    def test_without_a_limit_for_slow_statements_none_is_slow(self):
+        observer = Observer(self.writer, self.metrics, Proxies(()), 0)
+        with self.assertNoLogs("shop.api.observation"):
+            observer._note_statement(mock.Mock(duration=3600.0, sql="SELECT 1"))
+        self.assertEqual(0, self.registry.get_sample_value("shop_slow_statements_total"))
+
+    def test_a_method_that_a_client_makes_up_is_not_remembered(self):
+        for number in range(3):
+            self.metrics.end(None, (f"BREW{number}", None, 400), 0.1, "BAD_REQUEST")
+        self.assertEqual({}, self.metrics._series)
+        labels = {"method": "other", "route": "none", "status": "400"}
+        self.assertEqual(3, self.registry.get_sample_value("shop_http_request_duration_seconds_count", labels))
 
     def test_more_requests_than_cells_are_counted_too(self):
         cells = [self.metrics.begin() for _ in range(3)]
         self.assertIsNone(cells[2])
         for cell in cells:
             self.metrics.end(cell, ("GET", None, 200), 0.1, None)
+        self.assertEqual(set(cells), {self.metrics.begin() for _ in range(3)}, "they can be taken again")
         labels = {"method": "GET", "route": "none", "status": "200"}
         self.assertEqual(3, self.registry.get_sample_value("shop_http_request_duration_seconds_count", labels))
 

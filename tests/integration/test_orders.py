@@ -61,7 +61,9 @@ class PlacingTest(ApiTestCase):
                 response = self.place(items=[item(price=Decimal(price), quantity=count) for price, count in positions])
                 # The digits themselves, not what a float makes of them.
                 self.assertIn(f'"total":{total},', response.text)
-                self.assertEqual(Decimal(total), self.assertOrderStored(response.json).total)
+                stored = self.assertOrderStored(response.json)
+                self.assertEqual(Decimal(total), stored.total)
+                self.assertEqual([Decimal(price) for price, _ in positions], [it["price"] for it in stored.items])
 
     def test_a_total_beyond_the_largest_is_refused(self):
         items = [item(price=Decimal("99999.99"), quantity=1000), item(price=Decimal("10.00"), quantity=1)]

@@ -69,6 +69,7 @@ class PreparedTest(ApiTestCase):
     def test_a_statement_that_cannot_be_prepared_fails_as_it_would_without(self):
         with self.assertRaisesRegex(Error, 'relation "changing" does not exist'):
             database.rows(EVERYTHING)
+        self.assertIsNone(database.connection().waiting_since, "nobody takes it for one that waits")
         self.assertEqual(("tea",), database.row(ECHO, text="tea"))
 
     def test_switched_off_nothing_is_prepared(self):
@@ -84,6 +85,11 @@ class PreparedTest(ApiTestCase):
 
 class LostTest(CommittedApiTestCase):
     """What a connection forgets on the way, as a pooler's reset does it."""
+
+    def setUp(self):
+        super().setUp()
+        # What it has forgotten would be prepared anew, a statement more, in the middle of a later test.
+        self.addCleanup(database.close)
 
     def test_reads_and_writes_go_on_after_a_reset_and_a_write_is_done_once(self):
         user = UserFactory.create()

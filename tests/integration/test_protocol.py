@@ -9,10 +9,13 @@ from peewee import InternalError, OperationalError
 
 from shop.api import middleware
 from shop.api.middleware import OnePathEach
+from shop.app import create_app, utc_now
 from shop.database import Database
 from shop.factories import UserFactory
 from shop.models import User
-from tests.harness.cases import ApiTestCase, make_client
+from shop.tokens import Tokens
+from tests.harness.cases import SECRET_KEY, ApiTestCase, make_client, make_settings
+from tests.harness.client import ApiClient
 from tests.harness.operations import Operation, example, operations
 from tests.harness.postgres import setUpModule, tearDownModule  # noqa: F401
 
@@ -187,6 +190,46 @@ class BodyTest(ApiTestCase):
     def test_a_body_that_ends_early_is_malformed(self):
         response = self.client.request("POST", "/users", b'{"name": "Ada"}', status=400, Content_Length="100")
         self.assertProblem(response, 400, "MALFORMED_JSON", "The body ended before its Content-Length")
+
+
+class Endless:
+    """A body that goes on for ever, or for so long that nobody would wait.
+
+    Attributes:
+        taken: How much of it has been read.
+    """
+
+    def __init__(self):
+        self.taken = 0
+
+    def read(self, size):
+        """Return as much as is asked for."""
+        self.taken += size
+        return b" " * size if self.taken < 1 << 20 else b""
+
+
+class UnreadBodyTest(ApiTestCase):
+    """What becomes of a body that nobody has read by the time of the answer."""
+
+    def send(self, **servers_part):
+        """Send a body where there is nothing, and return how much of it was read."""
+        app, endless = create_app(make_settings(max_body=1000)), Endless()
+        self.addCleanup(create_app, make_settings())
+        tokens = Tokens(SECRET_KEY, (), lifetime=60, clock=utc_now)
+        environ_part = {name.replace("_", ".", 1): value for name, value in servers_part.items()}
+
+        def serve(environ, start_response):
+            return app(environ | {"wsgi.input": endless} | environ_part, start_response)
+
+        response = ApiClient(serve, tokens).request("POST", "/nothing", b"{", status=404, Content_Length="1000")
+        self.assertProblem(response, 404, "NOT_FOUND")
+        return endless.taken
+
+    def test_it_is_dropped_up_to_four_times_the_limit(self):
+        self.assertEqual(4000, self.send(wsgi_input_terminated=True))
+
+    def test_where_the_server_does_not_mark_its_end_it_is_left_alone(self):
+        self.assertEqual(0, self.send(wsgi_input_terminated=False))
 
 
 class RequestIdTest(ApiTestCase):

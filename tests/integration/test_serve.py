@@ -348,6 +348,10 @@ class RefusalTest(ServeTestCase):
                 Command("serve", SHOP_PORT=str(taken)),
                 [f"cannot listen on 127.0.0.1:{taken}", "--port"],
             ),
+            "a port for the metrics that another program has": (
+                Command("serve", "--port", free, SHOP_METRICS_PORT=str(taken)),
+                [f"cannot listen on 127.0.0.1:{taken}", "SHOP_METRICS_PORT"],
+            ),
             "a port that is none": (Command("serve", SHOP_PORT="eighty"), ["SHOP_PORT"]),
             # RFC 5737: the network is nobody's.
             "an address of another machine": (Command("serve", "--host", "192.0.2.1"), ["cannot listen on 192.0.2.1"]),

@@ -64,6 +64,12 @@ class StaffCommandTest(CommittedApiTestCase):
         self.client.get(f"/users/{other.id}", status=404, **self.log_in(ada))
         self.assertEqual((0, "", ""), self.shop("staff", "list"))
 
+    def test_staff_is_listed_by_address(self):
+        for name in ("carol", "ada", "bob"):
+            UserFactory.create("staff", name=name, email=f"{name}@example.com")
+        listed = "".join(f"{name}@example.com  {name}\n" for name in ("ada", "bob", "carol"))
+        self.assertEqual((0, listed, ""), self.shop("staff", "list"))
+
     def test_an_address_without_an_account_is_told_in_one_sentence(self):
         for action in ("add", "remove"):
             expected = (2, "", "shop: no account has the e-mail address nobody@example.com\n")

@@ -1,15 +1,17 @@
 """The log-in throttle: guessing is stopped before any hashing, for known and unknown addresses alike."""
 
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from unittest import mock
 
+import psycopg
 from argon2 import PasswordHasher
 
 from shop.database import database
 from shop.factories import UserFactory
 from shop.models import LoginFailures
 from tests.harness.cases import ApiTestCase, CommittedApiTestCase, make_client, rows_seen_by_another_connection
-from tests.harness.postgres import setUpModule, tearDownModule  # noqa: F401
+from tests.harness.postgres import run_database_url, setUpModule, tearDownModule  # noqa: F401
 
 START = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 
@@ -71,6 +73,13 @@ class ThrottleTest(ApiTestCase):
             self.log_in()
         self.assertEqual("900", self.log_in(status=429).headers["Retry-After"])
 
+    def test_a_window_begins_with_its_first_failure(self):
+        self.log_in()
+        self.now = START + timedelta(minutes=10)
+        for _ in range(9):
+            self.log_in()
+        self.assertEqual("300", self.log_in(status=429).headers["Retry-After"])
+
     def test_a_success_forgets_the_failures(self):
         for _ in range(3):
             for _ in range(9):
@@ -101,7 +110,7 @@ class ThrottleTest(ApiTestCase):
         self.log_in(client=strict)
         self.assertEqual("60", self.log_in(client=strict, status=429).headers["Retry-After"])
         for off in ({"login_max_failures": 0}, {"login_window": 0}):
-            with self.subTest(off):
+            with self.subTest(off), self.assertQueries(15):
                 lenient = make_client(clock=lambda: self.now, **off)
                 for _ in range(15):
                     self.log_in(client=lenient)
@@ -153,6 +162,14 @@ class CommittedThrottleTest(CommittedApiTestCase):
     def test_the_record_of_a_failure_is_committed(self):
         self.client.post("/users/login", {"email": "ada@example.com", "password": "wrong"}, status=401)
         self.assertEqual(1, rows_seen_by_another_connection("login_failures"))
+
+    def test_a_failure_does_not_wait_for_another_that_clears_away_the_same(self):
+        long_ago = make_client(clock=lambda: START)
+        long_ago.post("/users/login", {"email": "ada@example.com", "password": "wrong"}, status=401)
+        with closing(psycopg.connect(run_database_url())) as other:
+            other.execute("SELECT FROM login_failures FOR UPDATE")
+            self.client.post("/users/login", {"email": "bob@example.com", "password": "wrong"}, status=401)
+            self.assertEqual(2, LoginFailures.select().count(), "the other clears its row away")
 
     def test_failures_at_once_are_all_counted(self):
         def guess():

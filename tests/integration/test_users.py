@@ -101,6 +101,10 @@ class RegistrationTest(ApiTestCase):
         shown = self.client.post("/users", UserFactory.body(name="  Rene\u0301e ")).json
         self.assertEqual("Ren\u00e9e", shown["name"])
 
+    def test_an_address_is_trimmed_and_composed_and_its_domain_in_lower_case(self):
+        shown = self.client.post("/users", UserFactory.body(email=" Zoe\u0308@EXAMPLE.Com ")).json
+        self.assertEqual("Zo\u00eb@example.com", shown["email"])
+
     def test_an_address_that_has_an_account_is_refused_in_any_case_and_composition(self):
         UserFactory.create(email="zo\u00eb@example.com")
         for email in (
@@ -123,6 +127,12 @@ class RegistrationTest(ApiTestCase):
     def test_the_name_of_an_unknown_field_is_cut(self):
         response = self.client.post("/users", UserFactory.body() | {"x" * 1000: 1}, status=400)
         self.assertFields({"x" * 100: "is not a known field"}, response)
+
+    def test_the_name_of_an_unknown_field_is_shown_fit_to_be_read(self):
+        for name, shown in (("", '""'), ("\u202eeman", "\\u202eeman"), ("a\nb", "a\\u000ab")):
+            with self.subTest(shown):
+                response = self.client.post("/users", UserFactory.body() | {name: 1}, status=400)
+                self.assertFields({shown: "is not a known field"}, response)
 
 
 class LoginTest(ApiTestCase):
@@ -251,6 +261,14 @@ class TokenTest(ApiTestCase):
                 response = self.client.get(f"/users/{user.id}", status=401, Authorization=f"Bearer {token}")
                 self.assertProblem(response, 401, "UNAUTHORIZED", "The bearer token is invalid or has expired")
                 self.assertEqual('Bearer error="invalid_token"', response.headers["WWW-Authenticate"])
+
+    def test_what_has_more_than_a_token_in_it_is_none(self):
+        user = UserFactory.create()
+        token = self.client.token(user)
+        for sent in (f"Bearer {token} {token}", f"Bearer {token}, Basic YTpi", f"bearer {token}\u00e9"):
+            with self.subTest(sent):
+                response = self.client.get(f"/users/{user.id}", status=401, Authorization=sent)
+                self.assertProblem(response, 401, "UNAUTHORIZED")
 
     def test_the_scheme_may_be_spelled_in_any_case(self):
         user = UserFactory.create()

@@ -84,6 +84,12 @@ class WireTest(LiveServerTestCase):
                 status, _ = self.send(head + coding + b"\r\n\r\n0\r\n\r\n")
                 self.assertEqual(400, status)
 
+    def test_the_name_of_a_coding_may_be_spelled_in_any_case(self):
+        head = b"POST /users/login HTTP/1.1\r\nHost: x\r\nConnection: close\r\nTransfer-Encoding: "
+        for coding in (b"chunked", b"Chunked", b"CHUNKED"):
+            with self.subTest(coding):
+                self.assertRefused(400, "MISSING_FIELDS", head + coding + b"\r\n\r\n0\r\n\r\n")
+
     def test_a_second_request_cannot_be_hidden_in_a_body(self):
         hidden = b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n"
         head = b"POST /users/login HTTP/1.1\r\nHost: x\r\n"

@@ -2,13 +2,16 @@
 
 import threading
 import unittest
+from concurrent.futures import ThreadPoolExecutor
+from unittest import mock
 
-from shop.bodies import Body
+from shop.bodies import Bodies, Body
 from shop.errors import RequestTimeout
+from shop.watchdog import Watchdog
 from tests.harness.live import LIMIT
 
 
-class Body408Test(unittest.TestCase):
+class BodyTest(unittest.TestCase):
     """What comes in time, and what does not; the watchdog's part is played here."""
 
     def setUp(self):
@@ -46,3 +49,66 @@ class Body408Test(unittest.TestCase):
         with self.assertRaises(ConnectionResetError):
             self.body(read).read(1)
         self.assertEqual(set(), self.reading)
+
+
+class Client:
+    """A client that keeps its body back until it is told to send it, or is cut off."""
+
+    def __init__(self):
+        self.awaited, self.go_on = threading.Event(), threading.Event()
+
+    def read(self, size):
+        """Wait, as a server does."""
+        self.awaited.set()
+        if not self.go_on.wait(LIMIT):
+            raise AssertionError("nobody ended the read")
+        return b" " * size
+
+
+class BodiesTest(unittest.TestCase):
+    """Which of the reads that wait are cut off; the looks are taken here."""
+
+    def setUp(self):
+        self.enterContext(mock.patch.object(Watchdog, "watch"))
+        self.time = self.enterContext(mock.patch("shop.bodies.time"))
+        self.time.monotonic.return_value = 0.0
+        self.threads = self.enterContext(ThreadPoolExecutor(3))
+
+    def reads(self, bodies, count):
+        """Return so many bodies, each longer on its way than the next, with what reading them comes to."""
+        begun = []
+        for _ in range(count):
+            self.time.monotonic.return_value += 1
+            client = Client()
+            self.addCleanup(client.go_on.set)
+            body = bodies.watched(client, client.go_on.set)
+            begun.append((body, self.threads.submit(body.read, 2)))
+            self.assertTrue(client.awaited.wait(LIMIT))
+        return begun
+
+    def test_of_more_slow_bodies_than_there_are_places_those_that_wait_longest_are_cut_off(self):
+        bodies = Bodies(limit=60, places=2)
+        reads = self.reads(bodies, 3)
+        for _ in range(2):
+            bodies._look()
+            self.assertEqual([False] * 3, [body._is_cut for body, _ in reads], "no body is slow yet")
+        for _ in range(3):
+            bodies._look()
+            self.assertEqual([True, False, False], [body._is_cut for body, _ in reads])
+        self.assertRaises(RequestTimeout, reads[0][1].result, LIMIT)
+
+    def test_a_body_in_pieces_has_the_limit_of_one(self):
+        bodies = Bodies(limit=10, places=9)
+        client = Client()
+        body = bodies.watched(client, client.go_on.set)
+        client.go_on.set()
+        self.assertEqual(b" ", body.read(1))
+        client.go_on.clear()
+        self.time.monotonic.return_value = 11.0
+        client.awaited.clear()
+        second = self.threads.submit(body.read, 1)
+        self.assertTrue(client.awaited.wait(LIMIT))
+        bodies._look()
+        self.addCleanup(client.go_on.set)
+        self.assertTrue(body._is_cut)
+        self.assertRaises(RequestTimeout, second.result, LIMIT)

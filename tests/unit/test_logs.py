@@ -78,6 +78,20 @@ class JsonTest(LogsTest):
             told = json.loads(self.logged(error))["exception"]
         self.assertRegex(told, r"(?s)test_logs.py.*builtins.KeyError: 'first'\nthen:\n.*builtins.RuntimeError: second$")
 
+    def test_what_an_error_was_raised_in_the_middle_of_is_told_too_unless_it_is_hidden(self):
+        for hidden in (False, True):
+            try:
+                try:
+                    raise KeyError("first")
+                except KeyError:
+                    if hidden:
+                        raise RuntimeError("second") from None
+                    raise RuntimeError("second")  # noqa: B904 - that is what this is about.
+            except RuntimeError as error:
+                told = json.loads(self.logged(error))["exception"]
+            with self.subTest(hidden=hidden):
+                self.assertEqual(not hidden, "KeyError: 'first'\nthen:\n" in told)
+
     def test_the_values_in_a_drivers_text_are_left_out(self):
         class Diagnosis:
             message_primary = 'new row for relation "users" violates check constraint "users_name"'

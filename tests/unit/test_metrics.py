@@ -1,7 +1,9 @@
 """`shop.metrics`: the folder that processes share, and what is left of it."""
 
 import fcntl
+import os
 import tempfile
+import time
 import unittest
 from pathlib import Path
 from unittest import mock
@@ -49,3 +51,28 @@ class FolderTest(unittest.TestCase):
         cells = metrics._make_cells(path, 3)
         cells[2] = 1.5
         self.assertEqual([0, 0, 1.5], list(metrics._read_cells(path)))
+
+    def test_of_all_requests_in_flight_the_one_that_began_first_is_the_oldest(self):
+        now = time.monotonic()
+        for slot, began in enumerate(((now - 60, 0), (now - 5, now - 30))):
+            cells = metrics._make_cells(self.home / f"cells-{slot}", metrics.FIRST_THREAD + len(began))
+            cells[metrics.PID] = os.getpid()
+            for cell, since in enumerate(began, metrics.FIRST_THREAD):
+                cells[cell] = since
+            held = self.enterContext((self.home / f"slot-{slot}").open("w"))
+            fcntl.flock(held, fcntl.LOCK_EX)
+        found = {metric.name: metric.samples[0].value for metric in metrics._Workers(self.home).collect()}
+        self.assertEqual((2, 4, 3), tuple(found[f"shop_{of}"] for of in ("workers", "threads", "busy_threads")))
+        self.assertAlmostEqual(60, found["shop_oldest_request_seconds"], delta=5)
+
+
+class OnlyMetricsTest(unittest.TestCase):
+    """The answer where it cannot be given."""
+
+    def test_metrics_that_cannot_be_read_are_a_500_and_in_the_log(self):
+        started = mock.Mock()
+        answer = metrics._only_metrics(mock.Mock(side_effect=ValueError("a file is broken")))
+        with self.assertLogs("shop.metrics", "ERROR") as logs:
+            self.assertEqual([b"the metrics cannot be read\n"], answer({"PATH_INFO": "/metrics"}, started))
+        self.assertIn("a file is broken", logs.output[0])
+        self.assertEqual("500 Internal Server Error", started.call_args.args[0])

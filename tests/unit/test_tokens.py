@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 import threading
+import time
 import unittest
 import warnings
 from base64 import urlsafe_b64encode
@@ -89,6 +90,14 @@ class RememberedTest(unittest.TestCase):
         for _ in range(2):
             with self.assertRaises(InvalidToken):
                 self.tokens.verify(token)
+        self.assertEqual({}, self.tokens._verified)
+
+    def test_a_token_is_good_until_the_second_in_which_it_expires(self):
+        self.now = self.now.replace(microsecond=0)
+        token = self.tokens.issue(ADA)
+        self.tokens.verify(token)
+        self.now += timedelta(seconds=3600)
+        self.assertIsNone(self.tokens.recall(token))
 
     def test_a_change_to_a_remembered_token_is_seen(self):
         token = self.tokens.issue(ADA)
@@ -119,6 +128,14 @@ class RememberedTest(unittest.TestCase):
         self.assertEqual(issued[1:], list(self.tokens._verified))
 
     def test_threads_that_verify_at_once_keep_the_bound(self):
+        class Slow(dict):
+            """One in which others get ahead while something is taken out."""
+
+            def pop(self, *arguments):
+                time.sleep(0.001)
+                return super().pop(*arguments)
+
+        self.tokens._verified = Slow()
         issued = [self.tokens.issue(Actor(f"user-{number}", "customer")) for number in range(60)]
         with mock.patch("shop.tokens.REMEMBERED", 5), ThreadPoolExecutor(8) as threads:
             actors = list(threads.map(self.tokens.verify, issued * 3))

@@ -1,0 +1,50 @@
+"""`shop.server`: what only chance would show of the running command, one step at a time."""
+
+import signal
+import tempfile
+import unittest
+from pathlib import Path
+from unittest import mock
+
+from shop import server
+
+
+class KeptKeyTest(unittest.TestCase):
+    def setUp(self):
+        self.path = Path(self.enterContext(tempfile.TemporaryDirectory())) / "secret-key"
+
+    def test_of_two_processes_that_make_a_key_at_once_both_use_the_same(self):
+        theirs = "t" * 64
+
+        def the_other_is_quicker(_bytes):
+            self.path.write_text(theirs)
+            return "o" * 64
+
+        with mock.patch("shop.server.secrets.token_urlsafe", the_other_is_quicker):
+            self.assertEqual(theirs, server._kept_key(self.path))
+        self.assertEqual(theirs, server._kept_key(self.path))
+        self.assertEqual([self.path], list(self.path.parent.iterdir()), "no draft is left")
+
+
+class SignalTest(unittest.TestCase):
+    def test_a_terminal_that_closes_stops_the_service_unless_nohup_was_asked_for(self):
+        for handler, stops in ((signal.SIG_DFL, True), (signal.SIG_IGN, False)):
+            before = signal.signal(signal.SIGHUP, handler)
+            try:
+                stopping = server._stop_signals()
+            finally:
+                signal.signal(signal.SIGHUP, before)
+            with self.subTest(handler):
+                self.assertEqual(stops, signal.SIGHUP in stopping)
+                self.assertLessEqual({signal.SIGINT, signal.SIGTERM}, stopping)
+
+    def test_a_server_that_misses_the_word_to_stop_is_told_again(self):
+        class Gone(Exception):
+            pass
+
+        granian = mock.Mock()
+        granian.signal_handler_interrupt.side_effect = [None, None, Gone]
+        drain = mock.Mock()
+        with mock.patch("signal.sigwait"), mock.patch.object(server, "REMINDER", 0.001), self.assertRaises(Gone):
+            server._stop_on_signal(granian, {signal.SIGTERM}, drain)
+        drain.assert_called_once_with()
