@@ -13,7 +13,7 @@ import os
 import threading
 from collections.abc import Callable
 from time import perf_counter
-from weakref import WeakSet
+from weakref import ref
 
 # A thread that got its request later than this after the one before, in seconds, had none to take. Threads that take
 # turns in running Python wait for each other for less.
@@ -58,7 +58,7 @@ class Backlog:
         self._threads = threads
         self._here = threading.local()
         # A thread that ends takes its own along.
-        self._states: WeakSet[_State] = WeakSet()
+        self._states: set[ref[_State]] = set()
         self._numbers = itertools.count()
         self._begun = [float("-inf")] * REMEMBERED
         self._was_empty = float("-inf")
@@ -69,7 +69,7 @@ class Backlog:
             state = self._here.state
         except AttributeError:
             state = self._here.state = _State()
-            self._states.add(state)
+            self._states.add(ref(state, self._states.discard))
         now = self._clock()
         number = next(self._numbers)
         if now - state.ended > IDLE:
@@ -88,7 +88,8 @@ class Backlog:
         self._here.state.ended = self._clock()
 
     def _any_idle(self, now: float) -> bool:
-        states = list(self._states)
+        # A copy, made in one step: threads come and go.
+        states = [state for known in self._states.copy() if (state := known()) is not None]
         return len(states) < self._threads or any(now - state.ended > IDLE for state in states)
 
     def _may_wait_since(self, number: int) -> float:

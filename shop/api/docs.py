@@ -18,9 +18,9 @@ POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src data:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-# By the name in the path: the package it is in, the name there, its media type.
 # `gzip` among the codings that are accepted, and not with a weight of nothing (RFC 9110, section 12.5.3).
 _GZIP = re.compile(r"(?:^|,)\s*gzip\s*(?:,|$|;(?!\s*q=0(?:\.0*)?\s*(?:,|$)))", re.IGNORECASE)
+# By the name in the path: the package it is in, the name there, its media type.
 ASSETS = {
     "docs.js": ("shop.api", "assets/docs.js", "text/javascript"),
     "swagger-ui.js": ("offapi", "swagger_bundle.js", "text/javascript"),
