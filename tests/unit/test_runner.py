@@ -19,7 +19,6 @@ import psutil
 from tests.harness import results, runner
 from tests.harness.findings import Findings
 from tests.harness.parallel import spread
-from tests.harness.trials import culprits, parity
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT = 30.0  # seconds; nothing here takes that long, so only a broken promise gets there
@@ -261,30 +260,6 @@ class ParallelTest(unittest.TestCase):
 class BisectTest(unittest.TestCase):
     """`--bisect`."""
 
-    def find(self, *guilty: int) -> tuple[Any, int]:
-        """Return what is found among 100 when all of `guilty` are needed, and the number of trials."""
-        trials = []
-
-        def fails(part: Any) -> bool:
-            self.assertEqual(sorted(part), list(part), "a trial keeps the order")
-            trials.append(part)
-            return set(guilty) <= set(part)
-
-        return culprits(tuple(range(100)), fails), len(trials)
-
-    def test_one_culprit_is_found_by_halving(self):
-        for guilty in (0, 1, 50, 99):
-            found, trials = self.find(guilty)
-            self.assertEqual((guilty,), found)
-            self.assertLessEqual(trials, 8)
-
-    def test_several_that_are_needed_together_are_found_and_no_others(self):
-        for guilty in ((0, 99), (3, 4, 5), (10, 50, 90)):
-            self.assertEqual(guilty, self.find(*guilty)[0])
-
-    def test_trials_that_contradict_each_other_are_given_up(self):
-        self.assertIsNone(culprits((1, 2, 3), lambda part: False))
-
     def test_the_pair_is_printed_with_the_line_that_repeats_it(self):
         ended = run("--bisect", "test_ordered.BTest.test_victim", "test_ordered")
         self.assertEqual(results.FAILED, ended.returncode)
@@ -297,112 +272,6 @@ class BisectTest(unittest.TestCase):
         ended = run("--bisect", "test_bad.AloneTest.test_alone", "test_bad")
         self.assertEqual(results.FAILED, ended.returncode)
         self.assertIn("it fails alone", ended.stderr)
-
-
-class ParityTest(unittest.TestCase):
-    """`--parity`."""
-
-    def compare(self, *kinds: type[unittest.TestCase]) -> tuple[int, str]:
-        """Return status and output of a parity run; the tests see the isolation as their `mode`."""
-        said: list[str] = []
-        for kind in kinds:
-            # Run as tests of this module they would have its fixtures, and tear them down.
-            kind.__module__ = "thrown_away"
-
-        def use_isolation(mode: str) -> None:
-            for kind in kinds:
-                kind.mode = mode
-
-        def run_suite(suite: unittest.TestSuite) -> results.Result:
-            result = results.Result(mock.Mock(), descriptions=False, verbosity=0)
-            suite.run(result)
-            return result
-
-        tests = [kind(name) for kind in kinds for name in dir(kind) if name.startswith("test_")]
-        with mock.patch("tests.harness.trials.say", lambda *lines: said.extend(lines)):
-            status = parity(tests, use_isolation, run_suite)
-        return status, "\n".join(said)
-
-    def test_the_same_verdicts_are_parity(self):
-        class FineTest(unittest.TestCase):
-            def test_it(self):
-                self.assertIn(self.mode, ("sandbox", "commit"))
-
-        status, said = self.compare(FineTest)
-        self.assertEqual(results.PASSED, status)
-        self.assertIn("0 of 1 tests", said)
-
-    def test_a_difference_of_any_kind_fails_and_names_both_verdicts(self):
-        class DifferentTest(unittest.TestCase):
-            def test_failing(self):
-                self.assertEqual("commit", self.mode)
-
-            def test_raising(self):
-                if self.mode == "commit":
-                    raise RuntimeError
-
-            def test_skipping(self):
-                if self.mode == "commit":
-                    self.skipTest("it says")
-
-            def test_subtests(self):
-                for number in range(3):
-                    with self.subTest(number=number):
-                        self.assertFalse(number == 1 and self.mode == "commit")
-
-            def test_fine(self):
-                pass
-
-        status, said = self.compare(DifferentTest)
-        self.assertEqual(results.FAILED, status)
-        self.assertIn("4 of 5 tests", said)
-        for name, sandbox, commit in (
-            ("failing", "failed", "passed"),
-            ("raising", "passed", "error"),
-            ("skipping", "passed", "skipped"),
-            ("subtests", "passed", "failed (number=1)"),
-        ):
-            with self.subTest(name):
-                pattern = rf"\.test_{name}\n +in the sandbox: {sandbox}\n +with real commits: {re.escape(commit)}(\n|$)"
-                self.assertRegex(said, pattern)
-
-    def test_a_test_that_did_not_run_in_one_of_them_is_a_difference(self):
-        class FixtureTest(unittest.TestCase):
-            @classmethod
-            def setUpClass(cls):
-                if cls.mode == "commit":
-                    raise RuntimeError
-
-            def test_it(self):
-                pass
-
-        status, said = self.compare(FixtureTest)
-        self.assertEqual(results.FAILED, status)
-        self.assertRegex(said, r"test_it\n +in the sandbox: passed\n +with real commits: did not run")
-
-    def test_a_test_that_fails_both_times_is_no_difference_but_fails_the_run(self):
-        class BadTest(unittest.TestCase):
-            def test_it(self):
-                self.fail()
-
-        status, said = self.compare(BadTest)
-        self.assertEqual(results.FAILED, status)
-        self.assertIn("0 of 1 tests", said)
-
-    def test_a_class_that_says_why_is_left_out_and_listed(self):
-        class FineTest(unittest.TestCase):
-            def test_it(self):
-                pass
-
-        class LeftOutTest(unittest.TestCase):
-            not_in_parity_because = "it is about the sandbox"
-
-            def test_it(self):
-                self.fail()
-
-        status, said = self.compare(FineTest, LeftOutTest)
-        self.assertEqual(results.PASSED, status)
-        self.assertRegex(said, r"leaves out .*LeftOutTest: it is about the sandbox")
 
 
 class CommandLineTest(unittest.TestCase):
