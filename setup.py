@@ -59,7 +59,7 @@ setup(
     license="MIT",
     python_requires=">=3.11",
     packages=find_packages(include=["shop", "shop.*"]),
-    package_data={"shop.api": ["assets/*"]},
+    package_data={"shop.api.openapi": ["assets/*"]},
     install_requires=RUNTIME,
     extras_require={"demo": DEMO, "dev": DEV},
     entry_points={"console_scripts": ["shop = shop.cli:main"]},

@@ -32,12 +32,12 @@ try:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from shop import migrations
-    from shop.demo import ORDER_COLUMNS, USER_COLUMNS, Batch, Past
-    from shop.embedded import EmbeddedError
-    from shop.factories import PASSWORD
-    from shop.server import OwnerLeft, with_database
+    from shop.demo.factories import PASSWORD
+    from shop.demo.past import ORDER_COLUMNS, USER_COLUMNS, Batch, Past
+    from shop.embedded.server import EmbeddedError
+    from shop.serving.server import OwnerLeft, with_database
     from shop.settings import Settings, SettingsError
+    from shop.storage import migrations
 except ImportError as error:
     # Also of a Python that is too old, for which in-venv finds another one, or says so.
     if not IN_VENV.exists() or Path(sys.prefix) == IN_VENV.parents[1] / ".venv":

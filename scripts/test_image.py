@@ -43,9 +43,9 @@ from container_engine import (
     url_of,
 )
 from shop import __version__
-from shop.server import GRACE
+from shop.serving.server import GRACE
 from tests.harness.live import LIMIT, Answer, Connection, free_port, until
-from tests.integration.test_serve import Stream, an_order, register
+from tests.system.test_serve import Stream, an_order, register
 
 SERVICE, DEMO = "shop-test-image:service", "shop-test-image:demo"
 POSTGRES = os.environ.get("SHOP_TEST_IMAGE", "postgres:18-alpine")

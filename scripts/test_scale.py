@@ -30,13 +30,13 @@ from rich.console import Console
 from rich.table import Table
 
 from database_servers import Program, answers, ask, make_place, postgres, run, url_of
-from shop import migrations
-from shop.database import Database
-from shop.embedded import EmbeddedPostgres
+from shop.embedded.server import EmbeddedPostgres
 from shop.settings import Settings
+from shop.storage import migrations
+from shop.storage.database import Database
 from tests.harness.faults import Load
 from tests.harness.live import ROOT, Connection, LiveShop, free_port, run_shop, temporary_directory, until
-from tests.integration.test_serve import register
+from tests.system.test_serve import register
 
 # Debian keeps it where the PATH of ordinary users does not look.
 PGBOUNCER = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin")

@@ -6,16 +6,17 @@ from typing import Any, NamedTuple
 
 import falcon
 
-from shop.api import docs, health, middleware, orders, problems, responses, users
-from shop.api.description import describe
+from shop.api import health, middleware, orders, problems, responses, users
 from shop.api.observation import Observation, Observer
+from shop.api.openapi import page as docs
+from shop.api.openapi.description import describe
 from shop.api.slow_bodies import BodyTimeLimit
-from shop.cursors import Cursors
-from shop.database import database
-from shop.passwords import Passwords
+from shop.domain.throttle import Throttle
+from shop.security.cursors import Cursors
+from shop.security.passwords import Passwords
+from shop.security.tokens import Tokens
 from shop.settings import Settings
-from shop.throttle import Throttle
-from shop.tokens import Tokens
+from shop.storage.database import database
 
 
 def utc_now() -> datetime:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from shop.errors import RequestTimeout
-from shop.watchdog import Watchdog
+from shop.storage.watchdog import Watchdog
 
 # How often the waiting reads are looked at, in seconds, and at which look a body counts as slow. Looks are counted, not
 # seconds: on a busy machine the watchdog is as late as those that it watches.

@@ -10,11 +10,13 @@ from collections.abc import Callable
 from types import FrameType
 from typing import NoReturn, TextIO
 
-from shop import accounts, database, logs, migrations
-from shop.embedded import EmbeddedError
+from shop.domain import accounts
+from shop.embedded.server import EmbeddedError
 from shop.errors import UserNotFound
-from shop.server import OwnerLeft, PortInUse, WorkersDied, check_before_serving, serve, with_database
+from shop.serving import logs
+from shop.serving.server import OwnerLeft, PortInUse, WorkersDied, check_before_serving, serve, with_database
 from shop.settings import MIN_KEY_BYTES, Settings, SettingsError
+from shop.storage import database, migrations
 
 USAGE_ERROR = 2
 FAILURE = 1
@@ -112,8 +114,8 @@ def _staff_list(_options: argparse.Namespace) -> None:
 
 
 def _openapi(options: argparse.Namespace) -> None:
-    from shop.api.description import describe  # noqa: PLC0415 - No other command needs the application here.
-    from shop.api.markdown import render  # noqa: PLC0415
+    from shop.api.openapi.description import describe  # noqa: PLC0415 - No other command needs the application here.
+    from shop.api.openapi.markdown import render  # noqa: PLC0415
     from shop.app import make_parts, make_routes  # noqa: PLC0415
 
     # No request is served, so no key and no database are needed.

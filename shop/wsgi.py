@@ -3,10 +3,10 @@
 It logs as `shop serve` does. It has no metrics: those are its parent's, and this server is another's.
 """
 
-from shop import logs
-from shop.addresses import Proxies
 from shop.api.observation import Observer
 from shop.app import create_app
+from shop.serving import logs
+from shop.serving.proxies import Proxies
 from shop.settings import Settings
 
 settings = Settings.load()

@@ -11,7 +11,7 @@ from typing import Any
 
 import falcon
 
-from shop.server import make_server
+from shop.serving.server import make_server
 from shop.settings import Settings
 
 ANSWER = b'{"status":"' + b"x" * 400 + b'"}'

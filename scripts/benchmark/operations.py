@@ -5,9 +5,9 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from benchmark import rows
-from shop import accounts, orders
-from shop.database import Statement
-from shop.tokens import Actor, Tokens
+from shop.domain import accounts, orders
+from shop.security.tokens import Actor, Tokens
+from shop.storage.database import Statement
 
 # Load is spread over this many users, all over the table; fewer than the tokens that a worker remembers.
 SPREAD = 2000

@@ -25,8 +25,8 @@ import psycopg
 from benchmark import rows
 from benchmark.load import CONNECTIONS, THREADS, Load
 from benchmark.operations import SPREAD, Operation, requests
-from shop.embedded import EmbeddedPostgres
-from shop.tokens import Tokens
+from shop.embedded.server import EmbeddedPostgres
+from shop.security.tokens import Tokens
 from tests.harness.live import LiveShop, free_port, temporary_directory, until
 
 ROOT = Path(__file__).resolve().parents[2]

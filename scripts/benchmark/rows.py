@@ -2,7 +2,7 @@
 
 import psycopg
 
-from shop.passwords import Passwords
+from shop.security.passwords import Passwords
 from shop.settings import Settings
 
 # All users have it, and one hash of it, made with the service's default parameters.

@@ -9,8 +9,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from shop.database import database
-from shop.factories import OrderFactory, UserFactory
+from shop.demo.factories import OrderFactory, UserFactory
+from shop.storage.database import database
 from tests.harness.cases import make_client
 from tests.harness.parity import ClonedDatabase
 from tests.harness.sandbox import Sandbox

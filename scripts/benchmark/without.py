@@ -10,7 +10,8 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from shop import database, tokens
+from shop.security import tokens
+from shop.storage import database
 
 
 def _without_compiled_statements() -> None:

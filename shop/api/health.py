@@ -4,10 +4,11 @@ from collections.abc import Callable
 
 import falcon
 
-from shop.api import documents, responses
+from shop.api import responses
+from shop.api.openapi import documents
 from shop.api.operations import Success, operation
-from shop.database import database
 from shop.errors import ServiceUnavailable
+from shop.storage.database import database
 
 ALIVE = Success(200, "It is alive", documents.Health)
 READY = Success(200, "It is ready", documents.Health)

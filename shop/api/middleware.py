@@ -11,7 +11,7 @@ from shop.api.responses import Response
 from shop.api.slow_bodies import BREAK_OFF
 from shop.errors import BadRequest, InvalidToken, PayloadTooLarge, ServiceUnavailable, Unauthorized
 from shop.ids import new_id
-from shop.tokens import Tokens
+from shop.security.tokens import Tokens
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 # RFC 6750, section 2.1; the scheme's name is case-insensitive (RFC 9110, section 11.1).

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import falcon
 
-from shop.addresses import Proxies
-from shop.database import database
-from shop.logs import Writer, current
+from shop.serving.logs import Writer, current
+from shop.serving.proxies import Proxies
+from shop.storage.database import database
 
 if TYPE_CHECKING:
-    from shop.metrics import Metrics
+    from shop.serving.metrics import Metrics
 
 log = logging.getLogger(__name__)
 

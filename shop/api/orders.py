@@ -5,9 +5,10 @@ from datetime import datetime
 
 import falcon
 
-from shop import orders
-from shop.api import documents, responses, schemas
+from shop.api import responses, schemas
+from shop.api.openapi import documents
 from shop.api.operations import Success, operation
+from shop.domain import orders
 from shop.errors import Forbidden, IdempotencyKeyReused, InvalidTransition, OrderNotFound, UserNotFound
 
 

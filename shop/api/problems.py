@@ -5,10 +5,11 @@ from typing import Any, cast
 
 import falcon
 
-from shop import database, errors, exactjson
+from shop import errors, exactjson
 from shop.api import middleware
 from shop.api.responses import Response
-from shop.logs import told
+from shop.serving.logs import told
+from shop.storage import database
 
 log = logging.getLogger(__name__)
 

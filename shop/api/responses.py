@@ -6,8 +6,8 @@ from typing import Any
 import falcon
 
 from shop import exactjson
-from shop.accounts import Account
-from shop.orders import OwnedOrder, PlacedOrder
+from shop.domain.accounts import Account
+from shop.domain.orders import OwnedOrder, PlacedOrder
 
 
 class Response(falcon.Response):

@@ -16,8 +16,8 @@ from pydantic.alias_generators import to_camel
 from pydantic.annotated_handlers import GetJsonSchemaHandler
 from pydantic_core import CoreSchema, PydanticCustomError, PydanticKnownError
 
-from shop import passwords
-from shop.orders import CENT, STATUSES, Item
+from shop.domain.orders import CENT, STATUSES, Item
+from shop.security import passwords
 
 MAX_PAGE = 100
 # At log-in, in characters: several times as many as an address has, for spaces around it and accents taken apart.
@@ -213,7 +213,7 @@ class OrderItem(Part):
     quantity: Quantity = Field(examples=[2])
 
     def as_item(self) -> Item:
-        """Return what `shop.orders.place` takes."""
+        """Return what `shop.domain.orders.place` takes."""
         return Item(self.product_id, self.name, self.price, self.quantity)
 
 

@@ -6,10 +6,11 @@ from urllib.parse import urlencode
 
 import falcon
 
-from shop import accounts, orders
-from shop.api import documents, responses, schemas
+from shop.api import responses, schemas
+from shop.api.openapi import documents
 from shop.api.operations import Success, operation
-from shop.cursors import Cursors, Position
+from shop.domain import accounts, orders
+from shop.domain.throttle import Throttle
 from shop.errors import (
     EmailExists,
     FieldError,
@@ -18,9 +19,9 @@ from shop.errors import (
     UserNotFound,
     ValidationFailed,
 )
-from shop.passwords import Passwords
-from shop.throttle import Throttle
-from shop.tokens import Tokens
+from shop.security.cursors import Cursors, Position
+from shop.security.passwords import Passwords
+from shop.security.tokens import Tokens
 
 
 class UserCollection:

@@ -26,12 +26,12 @@ from pydantic import SecretStr
 from webtest import TestResponse
 
 from shop.app import create_app, utc_now
-from shop.database import database
-from shop.factories import UserFactory, source
-from shop.models import Order, User
-from shop.passwords import Passwords
+from shop.demo.factories import UserFactory, source
+from shop.domain.models import Order, User
+from shop.security.passwords import Passwords
+from shop.security.tokens import Tokens
 from shop.settings import Settings
-from shop.tokens import Tokens
+from shop.storage.database import database
 from tests.harness.client import ApiClient, forget_exchange, last_exchange
 from tests.harness.findings import findings, spend, timed
 from tests.harness.live import Connection, LiveShop

@@ -9,9 +9,9 @@ from peewee import QueryEvent
 from webtest import TestApp, TestResponse
 
 from shop import exactjson
-from shop.database import database
-from shop.models import User
-from shop.tokens import Actor, Tokens
+from shop.domain.models import User
+from shop.security.tokens import Actor, Tokens
+from shop.storage.database import database
 from tests.harness import contract
 from tests.harness.findings import spending
 

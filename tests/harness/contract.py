@@ -15,7 +15,7 @@ from typing import Any
 from jsonschema_rs import Draft202012Validator
 from webtest import TestResponse
 
-from shop.api.description import describe
+from shop.api.openapi.description import describe
 from shop.app import make_routes
 from tests.harness.findings import Answer, findings
 from tests.harness.operations import parts

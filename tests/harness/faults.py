@@ -22,8 +22,8 @@ from uuid import uuid4
 import psutil
 import psycopg
 
-from shop import migrations
-from shop.embedded import EmbeddedPostgres
+from shop.embedded.server import EmbeddedPostgres
+from shop.storage import migrations
 from tests.harness.live import LIMIT, Answer, Connection, LiveShop, temporary_directory, until
 from tests.harness.measured_embedded_supervisor import unmeasured
 

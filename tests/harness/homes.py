@@ -21,18 +21,18 @@ from typing import Any
 import psutil
 import psycopg
 
-from shop.embedded import EmbeddedError, EmbeddedPostgres
+from shop.embedded.server import EmbeddedError, EmbeddedPostgres
 from tests.harness.live import LIMIT, still_running, temporary_directory, until
 
 ROOT = os.name == "posix" and os.geteuid() == 0
 LINUX = sys.platform == "linux"
-SUPERVISOR = "embedded_supervisor.py"  # what the supervisor's command line has in it
+SUPERVISOR = "supervisor.py"  # what the supervisor's command line has in it
 
 # A service that starts a server, says so in one line, and waits for the end of its standard input.
 SERVICE = """
 import json, os, signal, sys
 from pathlib import Path
-from shop.embedded import EmbeddedError, EmbeddedPostgres
+from shop.embedded.server import EmbeddedError, EmbeddedPostgres
 
 home, *words = sys.argv[1:]
 if home == "throwaway":

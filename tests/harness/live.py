@@ -35,7 +35,7 @@ LIMIT = 30.0
 POLL = 0.005
 READY = re.compile(r"shop: serving on (http://\S+)")
 # What a process that belongs to the service, but is no worker, has in its command line.
-SUPERVISOR = "embedded_supervisor.py"
+SUPERVISOR = "supervisor.py"
 NOT_WORKERS = (SUPERVISOR, "resource_tracker")
 
 

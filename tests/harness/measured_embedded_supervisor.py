@@ -1,7 +1,7 @@
 """Takes the place of the embedded database's supervisor while a run is measured, so that its lines are measured too.
 
-`shop.embedded` runs the supervisor with `python -I -S`: without site-packages, and so without coverage.py. Run in its
-place, this file brings site-packages back, with which coverage.py starts itself, and becomes the supervisor.
+`shop.embedded.server` runs the supervisor with `python -I -S`: without site-packages, and so without coverage.py. Run
+in its place, this file brings site-packages back, with which coverage.py starts itself, and becomes the supervisor.
 """
 
 import os
@@ -14,9 +14,9 @@ SWITCH = "COVERAGE_PROCESS_CONFIG"  # in the environment of processes that cover
 
 
 def take_its_place() -> None:
-    """Have `shop.embedded` in this process run this file, if the process is measured."""
+    """Have `shop.embedded.server` in this process run this file, if the process is measured."""
     if SWITCH in os.environ:
-        from shop import embedded_supervisor  # noqa: PLC0415 - not before the measurement has begun
+        from shop.embedded import supervisor as embedded_supervisor  # noqa: PLC0415 - measurement first
 
         embedded_supervisor.__file__ = __file__
 
@@ -34,4 +34,4 @@ def unmeasured() -> Iterator[None]:
 
 if __name__ == "__main__":
     site.main()
-    runpy.run_module("shop.embedded_supervisor", run_name="__main__", alter_sys=True)
+    runpy.run_module("shop.embedded.supervisor", run_name="__main__", alter_sys=True)

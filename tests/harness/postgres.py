@@ -28,8 +28,8 @@ import psycopg
 from docker.errors import DockerException
 from psycopg import sql
 
-from shop import migrations
-from shop.embedded import EmbeddedPostgres
+from shop.embedded.server import EmbeddedPostgres
+from shop.storage import migrations
 
 # Before the import below, which reads it: seconds between looks at a starting container, one second by default.
 os.environ.setdefault("TC_POOLING_INTERVAL", "0.1")

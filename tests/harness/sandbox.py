@@ -18,7 +18,7 @@ from psycopg import Error as DriverError
 from psycopg.errors import error_from_result
 from psycopg.pq import ExecStatus, TransactionStatus
 
-from shop.database import Database, Row, Statement
+from shop.storage.database import Database, Row, Statement
 from tests.harness.findings import findings, spending
 from tests.harness.guard import INSTEAD, Guard, SandboxError
 from tests.harness.tables import delete_rows, tables_with_rows

@@ -15,10 +15,10 @@ from typing import Any
 from psycopg import ClientCursor, Connection
 
 import shop
-from shop.database import Statement
+from shop.storage.database import Statement
 
 # These do something when they are imported, and have no statements; migrations are no part of the service's work.
-_NOT_IMPORTED = ("shop.__main__", "shop.wsgi", "shop.migrations.")
+_NOT_IMPORTED = ("shop.__main__", "shop.wsgi", "shop.storage.migrations.")
 _NOW = datetime(2025, 6, 1, tzinfo=UTC)
 ID = "00000000-0000-7000-8000-000000000001"
 # A value for each slot, as the service might give it. The ids and the times fit the rows of `test_plans`.

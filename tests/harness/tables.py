@@ -7,8 +7,8 @@ from functools import cache
 import psycopg
 from peewee import Model, sort_models
 
-from shop import models
-from shop.database import database
+from shop.domain import models
+from shop.storage.database import database
 
 
 @cache

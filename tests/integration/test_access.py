@@ -15,9 +15,9 @@ from shop.api import problems
 from shop.api.middleware import Authentication
 from shop.api.responses import Response
 from shop.app import utc_now
-from shop.factories import OrderFactory, UserFactory
-from shop.models import Order, User
-from shop.tokens import Tokens
+from shop.demo.factories import OrderFactory, UserFactory
+from shop.domain.models import Order, User
+from shop.security.tokens import Tokens
 from tests.harness.cases import SECRET_KEY, ApiTestCase, make_client
 from tests.harness.findings import findings
 from tests.harness.operations import Operation, example, operations

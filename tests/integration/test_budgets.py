@@ -2,7 +2,7 @@
 
 import json
 
-from shop.factories import OrderFactory, UserFactory
+from shop.demo.factories import OrderFactory, UserFactory
 from tests.harness.cases import ApiTestCase
 from tests.harness.operations import example, operations
 from tests.harness.postgres import setUpModule, tearDownModule  # noqa: F401

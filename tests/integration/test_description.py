@@ -16,9 +16,9 @@ from pydantic import BaseModel, ValidationError
 
 from shop import cli, exactjson
 from shop.api import schemas
-from shop.api.markdown import render
+from shop.api.openapi.markdown import render
 from shop.app import create_app
-from shop.factories import UserFactory
+from shop.demo.factories import UserFactory
 from tests.harness import contract
 from tests.harness.cases import ApiTestCase, make_settings
 from tests.harness.client import TestResponse

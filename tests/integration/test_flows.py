@@ -2,8 +2,8 @@
 
 from decimal import Decimal
 
-from shop.factories import OrderFactory, UserFactory
-from shop.models import Order
+from shop.demo.factories import OrderFactory, UserFactory
+from shop.domain.models import Order
 from tests.harness.cases import ApiTestCase
 from tests.harness.postgres import setUpModule, tearDownModule  # noqa: F401
 

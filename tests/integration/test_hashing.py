@@ -7,8 +7,8 @@ from unittest import mock
 from argon2 import PasswordHasher
 
 from shop import exactjson
-from shop.database import database
-from shop.factories import UserFactory
+from shop.demo.factories import UserFactory
+from shop.storage.database import database
 from tests.harness.cases import CommittedApiTestCase, make_client
 from tests.harness.postgres import setUpModule, tearDownModule  # noqa: F401
 

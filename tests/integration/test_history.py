@@ -3,9 +3,9 @@
 from datetime import timedelta
 from urllib.parse import parse_qs, urlsplit
 
-from shop.database import database
-from shop.factories import LATEST, OrderFactory, UserFactory
-from shop.models import Order
+from shop.demo.factories import LATEST, OrderFactory, UserFactory
+from shop.domain.models import Order
+from shop.storage.database import database
 from tests.harness.cases import ApiTestCase, make_client
 from tests.harness.postgres import setUpModule, tearDownModule  # noqa: F401
 

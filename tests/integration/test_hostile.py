@@ -14,8 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from webtest import TestResponse
 
-from shop.database import database
-from shop.factories import OrderFactory, UserFactory
+from shop.demo.factories import OrderFactory, UserFactory
+from shop.storage.database import database
 from tests.harness.cases import ApiTestCase
 from tests.harness.findings import findings
 from tests.harness.operations import Operation, documented, example, fields, operations

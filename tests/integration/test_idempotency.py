@@ -6,9 +6,9 @@ from unittest import mock
 from peewee import OperationalError
 
 from shop import exactjson
-from shop.database import Database
-from shop.factories import OrderFactory, UserFactory
-from shop.models import Order
+from shop.demo.factories import OrderFactory, UserFactory
+from shop.domain.models import Order
+from shop.storage.database import Database
 from tests.harness.cases import ApiTestCase, CommittedApiTestCase
 from tests.harness.postgres import setUpModule, tearDownModule  # noqa: F401
 

@@ -1,4 +1,4 @@
-"""`shop.migrations`: the schema agrees with the models, runs at once are safe, and failures undo themselves."""
+"""`shop.storage.migrations`: the schema agrees with the models, runs at once are safe, and failures undo themselves."""
 
 import re
 import tempfile
@@ -11,9 +11,9 @@ import psycopg
 from peewee import ForeignKeyField, PostgresqlDatabase, ProgrammingError
 from psycopg import sql
 
-from shop import migrations
-from shop.database import database
-from shop.models import LoginFailures, Order, User
+from shop.domain.models import LoginFailures, Order, User
+from shop.storage import migrations
+from shop.storage.database import database
 from tests.harness.cases import ApiTestCase
 from tests.harness.postgres import server, setUpModule, tearDownModule  # noqa: F401
 

@@ -21,14 +21,14 @@ from prometheus_client import CollectorRegistry, values
 from prometheus_client.multiprocess import MultiProcessCollector
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from shop.addresses import Proxies
 from shop.api.observation import Observer
 from shop.app import create_app, utc_now
-from shop.database import database
-from shop.factories import UserFactory
-from shop.logs import Writer, current
-from shop.metrics import CONNECTIONS, HASHING, Metrics
-from shop.tokens import Tokens
+from shop.demo.factories import UserFactory
+from shop.security.tokens import Tokens
+from shop.serving.logs import Writer, current
+from shop.serving.metrics import CONNECTIONS, HASHING, Metrics
+from shop.serving.proxies import Proxies
+from shop.storage.database import database
 from tests.harness.cases import SECRET_KEY, ApiTestCase, LiveServerTestCase, make_settings
 from tests.harness.client import ApiClient
 from tests.harness.live import LIMIT, Answer, free_port, until

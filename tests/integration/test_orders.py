@@ -3,8 +3,8 @@
 from datetime import UTC, datetime
 from decimal import Decimal
 
-from shop.factories import OrderFactory, UserFactory
-from shop.models import Order
+from shop.demo.factories import OrderFactory, UserFactory
+from shop.domain.models import Order
 from tests.harness.cases import ApiTestCase, rfc3339
 from tests.harness.postgres import setUpModule, tearDownModule  # noqa: F401
 

@@ -15,16 +15,16 @@ import unittest
 import psycopg
 from pydantic import SecretStr
 
-from shop.database import Database
-from shop.orders import STATUSES
+from shop.domain.orders import STATUSES
+from shop.storage.database import Database
 from tests.harness.cases import make_settings
 from tests.harness.postgres import clone, drop, setUpModule, tearDownModule  # noqa: F401
 from tests.harness.statements import ID, PLAN_MODES, Node, plan, statements
 
 # Statements that may read a table from end to end, each with its reason.
 READS_ALL = {
-    "shop.accounts._LIST_STAFF": "run by hand, `shop staff list`; an index on a column that is nearly always the same"
-    " would cost every registration",
+    "shop.domain.accounts._LIST_STAFF": "run by hand, `shop staff list`; an index on a column that is nearly always "
+    "the same would cost every registration",
 }
 # A thousand users with ten orders each, one of them with a thousand, hardly any of which are pending.
 ROWS = f"""
@@ -45,7 +45,7 @@ ANALYZE
 """
 # How the first page is asked for.
 FIRST_PAGE = {"created_at": "infinity", "id": "ffffffff-ffff-ffff-ffff-ffffffffffff"}
-PAGES = ("shop.orders._LIST_ALL", "shop.orders._LIST_BY_STATUS")
+PAGES = ("shop.domain.orders._LIST_ALL", "shop.domain.orders._LIST_BY_STATUS")
 # How rows may be read, and what says that an index has found them.
 BY_INDEX = {"Index Scan": "Index Cond", "Index Only Scan": "Index Cond", "Bitmap Heap Scan": "Recheck Cond"}
 
@@ -121,9 +121,9 @@ class PlanTest(unittest.TestCase):
             cursor.execute("BEGIN; DROP INDEX orders_history_idx, users_email_key")
             try:
                 for name, fault in (
-                    ("shop.orders._LIST_ALL", "Sort of any number of rows of orders"),
-                    ("shop.orders._LIST_BY_STATUS", "Sort of any number of rows of orders"),
-                    ("shop.accounts._FIND_CREDENTIALS", "Seq Scan on users"),
+                    ("shop.domain.orders._LIST_ALL", "Sort of any number of rows of orders"),
+                    ("shop.domain.orders._LIST_BY_STATUS", "Sort of any number of rows of orders"),
+                    ("shop.domain.accounts._FIND_CREDENTIALS", "Seq Scan on users"),
                 ):
                     with self.subTest(name):
                         nodes = plan(self.connection, statements()[name], "force_generic_plan")

@@ -5,9 +5,9 @@ from typing import ClassVar
 from peewee import SQL, Select, Table
 
 from shop import exactjson
-from shop.database import Error, Slot, Statement, database
-from shop.factories import OrderFactory, UserFactory
-from shop.models import Order
+from shop.demo.factories import OrderFactory, UserFactory
+from shop.domain.models import Order
+from shop.storage.database import Error, Slot, Statement, database
 from tests.harness.cases import ApiTestCase, CommittedApiTestCase, make_settings
 from tests.harness.postgres import setUpModule, tearDownModule  # noqa: F401
 from tests.harness.statements import statements
@@ -119,7 +119,7 @@ class PlanTest(ApiTestCase):
     """A plan is made without a look at the values, and kept while the tables grow; `test_plans` has them with rows."""
 
     # What clears the throttle's table reads ten rows of it, what lists staff all users, for a command.
-    READ_TABLES: ClassVar = {"shop.throttle._CLEAR", "shop.accounts._LIST_STAFF"}
+    READ_TABLES: ClassVar = {"shop.domain.throttle._CLEAR", "shop.domain.accounts._LIST_STAFF"}
 
     def test_every_statement_goes_by_an_index_when_the_tables_are_empty(self):
         database.execute_sql("ANALYZE users, orders, login_failures")

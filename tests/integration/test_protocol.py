@@ -10,10 +10,10 @@ from peewee import InternalError, OperationalError
 from shop.api import middleware
 from shop.api.middleware import OnePathEach
 from shop.app import create_app, utc_now
-from shop.database import Database
-from shop.factories import UserFactory
-from shop.models import User
-from shop.tokens import Tokens
+from shop.demo.factories import UserFactory
+from shop.domain.models import User
+from shop.security.tokens import Tokens
+from shop.storage.database import Database
 from tests.harness.cases import SECRET_KEY, ApiTestCase, make_client, make_settings
 from tests.harness.client import ApiClient
 from tests.harness.operations import Operation, example, operations

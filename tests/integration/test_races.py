@@ -3,9 +3,9 @@
 import threading
 
 from shop import exactjson
-from shop.database import database
-from shop.factories import OrderFactory, UserFactory
-from shop.models import Order, User
+from shop.demo.factories import OrderFactory, UserFactory
+from shop.domain.models import Order, User
+from shop.storage.database import database
 from tests.harness.cases import CommittedApiTestCase
 from tests.harness.postgres import setUpModule, tearDownModule  # noqa: F401
 

@@ -6,8 +6,8 @@ import os
 from unittest import mock
 
 from shop import cli
-from shop.factories import UserFactory
-from shop.models import User
+from shop.demo.factories import UserFactory
+from shop.domain.models import User
 from tests.harness.cases import ApiTestCase, CommittedApiTestCase
 from tests.harness.postgres import run_database_url, setUpModule, tearDownModule  # noqa: F401
 

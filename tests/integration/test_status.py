@@ -2,10 +2,11 @@
 
 from unittest import mock
 
-from shop import exactjson, orders
-from shop.factories import OrderFactory, UserFactory
-from shop.models import Order
-from shop.orders import STATUSES
+from shop import exactjson
+from shop.demo.factories import OrderFactory, UserFactory
+from shop.domain import orders
+from shop.domain.models import Order
+from shop.domain.orders import STATUSES
 from tests.harness.cases import ApiTestCase, CommittedApiTestCase
 from tests.harness.postgres import setUpModule, tearDownModule  # noqa: F401
 

@@ -7,9 +7,9 @@ from unittest import mock
 import psycopg
 from argon2 import PasswordHasher
 
-from shop.database import database
-from shop.factories import UserFactory
-from shop.models import LoginFailures
+from shop.demo.factories import UserFactory
+from shop.domain.models import LoginFailures
+from shop.storage.database import database
 from tests.harness.cases import ApiTestCase, CommittedApiTestCase, make_client, rows_seen_by_another_connection
 from tests.harness.postgres import run_database_url, setUpModule, tearDownModule  # noqa: F401
 

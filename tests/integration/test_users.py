@@ -4,8 +4,8 @@ import re
 from datetime import UTC, datetime, timedelta
 
 from shop import exactjson
-from shop.factories import PASSWORD, UserFactory
-from shop.models import User
+from shop.demo.factories import PASSWORD, UserFactory
+from shop.domain.models import User
 from tests.harness.cases import ApiTestCase, make_client, rfc3339
 from tests.harness.postgres import setUpModule, tearDownModule  # noqa: F401
 

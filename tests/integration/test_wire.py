@@ -5,8 +5,8 @@ import socket
 from typing import ClassVar
 
 from shop import exactjson
-from shop.factories import OrderFactory, UserFactory
-from shop.models import User
+from shop.demo.factories import OrderFactory, UserFactory
+from shop.domain.models import User
 from tests.harness.cases import LiveServerTestCase
 from tests.harness.postgres import setUpModule, tearDownModule  # noqa: F401
 

@@ -15,32 +15,32 @@ LAYERS = (
     {"shop.__main__"},
     {"shop.cli"},
     {"shop.commands"},
-    {"shop.server"},
-    {"shop.worker", "shop.wsgi"},
+    {"shop.serving.server"},
+    {"shop.serving.worker", "shop.wsgi"},
     {"shop.app", "shop.gateway"},
     {"shop.api"},
-    {"shop.demo"},
-    {"shop.factories"},
-    {"shop.accounts", "shop.orders"},
-    {"shop.throttle"},
-    {"shop.models"},
-    {"shop.database"},
-    {"shop.stalls", "shop.bodies"},
-    {"shop.addresses", "shop.logs", "shop.metrics"},
+    {"shop.demo.past"},
+    {"shop.demo.factories"},
+    {"shop.domain.accounts", "shop.domain.orders"},
+    {"shop.domain.throttle"},
+    {"shop.domain.models"},
+    {"shop.storage.database"},
+    {"shop.storage.stalls", "shop.bodies"},
+    {"shop.serving.proxies", "shop.serving.logs", "shop.serving.metrics"},
     {
-        "shop.migrations",
-        "shop.tokens",
-        "shop.cursors",
-        "shop.passwords",
-        "shop.embedded",
+        "shop.storage.migrations",
+        "shop.security.tokens",
+        "shop.security.cursors",
+        "shop.security.passwords",
+        "shop.embedded.server",
         "shop.settings",
         "shop.exactjson",
         "shop.ids",
     },
-    {"shop.errors", "shop.embedded_programs", "shop.embedded_supervisor", "shop.watchdog", "shop.backlog"},
+    {"shop.errors", "shop.embedded.programs", "shop.embedded.supervisor", "shop.storage.watchdog", "shop.backlog"},
 )
 # A leaf imports nothing of ours.
-LEAVES = {"shop.errors", "shop.settings", "shop.ids", "shop.exactjson", "shop.watchdog", "shop.backlog"}
+LEAVES = {"shop.errors", "shop.settings", "shop.ids", "shop.exactjson", "shop.storage.watchdog", "shop.backlog"}
 
 
 def modules() -> dict[str, ast.Module]:
@@ -109,7 +109,7 @@ class ImportTest(unittest.TestCase):
         # The embedded server passes an environment on to its programs, and metrics tell their library, which looks
         # nowhere else, where its files are; neither takes a setting from it.
         for module, tree in MODULES.items():
-            if module.startswith("shop.embedded") or module == "shop.metrics":
+            if module.startswith("shop.embedded.server") or module == "shop.serving.metrics":
                 continue
             with self.subTest(module):
                 read = {n.attr for n in ast.walk(tree) if isinstance(n, ast.Attribute)} & {"environ", "getenv"}

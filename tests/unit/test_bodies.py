@@ -7,7 +7,7 @@ from unittest import mock
 
 from shop.bodies import Bodies, Body
 from shop.errors import RequestTimeout
-from shop.watchdog import Watchdog
+from shop.storage.watchdog import Watchdog
 from tests.harness.live import LIMIT
 
 

@@ -1,11 +1,11 @@
-"""`shop.demo`: what can be said of a past without a database."""
+"""`shop.demo.past`: what can be said of a past without a database."""
 
 import unittest
 from datetime import UTC, datetime
 from unittest import mock
 
-from shop import demo
-from shop.demo import ORDER_COLUMNS, USER_COLUMNS, Past
+from shop.demo.past import ORDER_COLUMNS, USER_COLUMNS, Past
+from shop.demo.past import past as demo
 
 UNTIL = datetime(2025, 6, 1, tzinfo=UTC)
 

@@ -1,9 +1,9 @@
-"""`shop.factories`: values are unique, repeatable, and varied by traits and overrides."""
+"""`shop.demo.factories`: values are unique, repeatable, and varied by traits and overrides."""
 
 import unittest
 from decimal import Decimal
 
-from shop.factories import OrderFactory, UserFactory, source
+from shop.demo.factories import OrderFactory, UserFactory, source
 
 
 class FactoryTest(unittest.TestCase):

@@ -1,4 +1,4 @@
-"""`shop.logs`: what a line looks like, and what never gets into one."""
+"""`shop.serving.logs`: what a line looks like, and what never gets into one."""
 
 import json
 import logging
@@ -9,7 +9,7 @@ from unittest import mock
 from peewee import DataError, IntegrityError
 from pydantic import BaseModel, ValidationError
 
-from shop import logs
+from shop.serving import logs
 from shop.settings import Settings
 
 SECRET = "hunter2"

@@ -1,4 +1,4 @@
-"""`shop.metrics`: the folder that processes share, and what is left of it."""
+"""`shop.serving.metrics`: the folder that processes share, and what is left of it."""
 
 import fcntl
 import os
@@ -8,7 +8,7 @@ import unittest
 from pathlib import Path
 from unittest import mock
 
-from shop import metrics
+from shop.serving import metrics
 
 
 class FolderTest(unittest.TestCase):
@@ -72,7 +72,7 @@ class OnlyMetricsTest(unittest.TestCase):
     def test_metrics_that_cannot_be_read_are_a_500_and_in_the_log(self):
         started = mock.Mock()
         answer = metrics._only_metrics(mock.Mock(side_effect=ValueError("a file is broken")))
-        with self.assertLogs("shop.metrics", "ERROR") as logs:
+        with self.assertLogs("shop.serving.metrics", "ERROR") as logs:
             self.assertEqual([b"the metrics cannot be read\n"], answer({"PATH_INFO": "/metrics"}, started))
         self.assertIn("a file is broken", logs.output[0])
         self.assertEqual("500 Internal Server Error", started.call_args.args[0])

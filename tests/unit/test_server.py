@@ -1,4 +1,4 @@
-"""`shop.server`: what only chance would show of the running command, one step at a time."""
+"""`shop.serving.server`: what only chance would show of the running command, one step at a time."""
 
 import signal
 import tempfile
@@ -6,7 +6,7 @@ import unittest
 from pathlib import Path
 from unittest import mock
 
-from shop import server
+from shop.serving import server
 
 
 class KeptKeyTest(unittest.TestCase):
@@ -20,7 +20,7 @@ class KeptKeyTest(unittest.TestCase):
             self.path.write_text(theirs)
             return "o" * 64
 
-        with mock.patch("shop.server.secrets.token_urlsafe", the_other_is_quicker):
+        with mock.patch("shop.serving.server.secrets.token_urlsafe", the_other_is_quicker):
             self.assertEqual(theirs, server._kept_key(self.path))
         self.assertEqual(theirs, server._kept_key(self.path))
         self.assertEqual([self.path], list(self.path.parent.iterdir()), "no draft is left")

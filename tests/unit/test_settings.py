@@ -7,8 +7,8 @@ import unittest
 from pathlib import Path
 from unittest import mock
 
-from shop.database import Database
 from shop.settings import Settings, SettingsError
+from shop.storage.database import Database
 
 KEY = "k" * 32
 

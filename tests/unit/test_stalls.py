@@ -1,4 +1,4 @@
-"""`shop.stalls`: who may try a server that is silent, and how a wait for it is ended."""
+"""`shop.storage.stalls`: who may try a server that is silent, and how a wait for it is ended."""
 
 import socket
 import time
@@ -6,8 +6,8 @@ import unittest
 
 from psycopg import OperationalError
 
-from shop.database import _Connection
-from shop.stalls import Entrance, StatementWatch
+from shop.storage.database import _Connection
+from shop.storage.stalls import Entrance, StatementWatch
 
 # Longer than anything here takes, in seconds.
 LIMIT = 30

@@ -1,4 +1,4 @@
-"""`shop.tokens` and `shop.passwords`: what verifies, what does not, and the work that it takes."""
+"""`shop.security.tokens` and `shop.security.passwords`: what verifies, what does not, and the work that it takes."""
 
 import os
 import signal
@@ -15,8 +15,8 @@ from unittest import mock
 import jwt
 
 from shop.errors import InvalidToken, ServiceUnavailable
-from shop.passwords import NICENESS, Passwords
-from shop.tokens import Actor, Tokens
+from shop.security.passwords import NICENESS, Passwords
+from shop.security.tokens import Actor, Tokens
 
 KEY, OLD_KEY = "k" * 32, "o" * 32
 ADA = Actor("0199e0c1-0000-7000-8000-000000000001", "customer")
@@ -122,7 +122,7 @@ class RememberedTest(unittest.TestCase):
 
     def test_no_more_than_so_many_are_remembered_and_the_oldest_goes_first(self):
         issued = [self.tokens.issue(Actor(f"user-{number}", "customer")) for number in range(4)]
-        with mock.patch("shop.tokens.REMEMBERED", 3):
+        with mock.patch("shop.security.tokens.REMEMBERED", 3):
             for token in issued:
                 self.tokens.verify(token)
         self.assertEqual(issued[1:], list(self.tokens._verified))
@@ -137,7 +137,7 @@ class RememberedTest(unittest.TestCase):
 
         self.tokens._verified = Slow()
         issued = [self.tokens.issue(Actor(f"user-{number}", "customer")) for number in range(60)]
-        with mock.patch("shop.tokens.REMEMBERED", 5), ThreadPoolExecutor(8) as threads:
+        with mock.patch("shop.security.tokens.REMEMBERED", 5), ThreadPoolExecutor(8) as threads:
             actors = list(threads.map(self.tokens.verify, issued * 3))
         self.assertEqual([f"user-{number}" for number in range(60)] * 3, [actor.user_id for actor in actors])
         self.assertLessEqual(len(self.tokens._verified), 5)

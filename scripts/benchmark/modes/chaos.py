@@ -12,7 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from benchmark.plan import Plan, Report, figure, say
-from shop.embedded import EmbeddedPostgres
+from shop.embedded.server import EmbeddedPostgres
 from tests.harness.faults import Load, orders_by_key
 from tests.harness.live import LiveShop, free_port, still_running, temporary_directory, until
 

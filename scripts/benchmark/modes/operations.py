@@ -14,7 +14,7 @@ from benchmark.load import CONNECTIONS, Load, Measured
 from benchmark.operations import LOG_IN, OPERATIONS, Operation
 from benchmark.plan import Plan, Report, figure, median, say
 from benchmark.rig import Rig, Target
-from shop.passwords import Passwords
+from shop.security.passwords import Passwords
 from shop.settings import Settings
 
 # Log-ins that fit into the service: more would be refused, which is what `--storm` is about.

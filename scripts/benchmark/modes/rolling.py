@@ -7,7 +7,7 @@ import time
 from contextlib import ExitStack
 
 from benchmark.plan import Plan, Report, figure, say
-from shop.embedded import EmbeddedPostgres
+from shop.embedded.server import EmbeddedPostgres
 from tests.harness.faults import Load, orders_by_key, roll
 from tests.harness.live import LiveShop, temporary_directory
 

@@ -1,0 +1,1 @@
+"""The API description: OpenAPI document, Markdown page and the page at /docs."""

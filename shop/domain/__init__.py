@@ -1,0 +1,1 @@
+"""What the shop promises: accounts, orders, their tables, and the login rate limit."""

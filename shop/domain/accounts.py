@@ -1,0 +1,131 @@
+"""Accounts: register, authenticate, find, and who is staff."""
+
+from datetime import datetime
+from typing import NamedTuple
+
+from peewee import fn
+
+from shop.domain.models import User
+from shop.domain.throttle import Throttle
+from shop.errors import EmailExists, InvalidCredentials, UserNotFound
+from shop.ids import new_id, parse_id
+from shop.security.passwords import Passwords
+from shop.security.tokens import Actor
+from shop.storage.database import READ_ONLY_TRANSACTION, Error, Slot, Statement, database, sqlstate
+
+
+class Account(NamedTuple):
+    """What others may know of a user."""
+
+    id: str
+    name: str
+    email: str
+    created_at: datetime
+
+
+_ACCOUNT = (User.id, User.name, User.email, User.created_at)
+
+_INSERT = Statement(
+    User.insert(
+        {
+            User.id: Slot("id"),
+            User.name: Slot("name"),
+            User.email: Slot("email"),
+            User.password_hash: Slot("password_hash"),
+            User.role: "customer",
+            User.created_at: Slot("created_at"),
+        }
+    )
+    .on_conflict_ignore()
+    .returning(*_ACCOUNT)
+)
+_FIND = Statement(User.select(*_ACCOUNT).where(User.id == Slot("id")))
+_FIND_CREDENTIALS = Statement(
+    User.select(User.password_hash, User.role, *_ACCOUNT).where(fn.lower(User.email) == fn.lower(Slot("email")))
+)
+_REPLACE_HASH = Statement(
+    User.update({User.password_hash: Slot("new_hash")}).where(
+        (User.id == Slot("id")) & (User.password_hash == Slot("old_hash"))
+    )
+)
+_SET_ROLE = Statement(
+    User.update({User.role: Slot("role")}).where(fn.lower(User.email) == fn.lower(Slot("email"))).returning(*_ACCOUNT)
+)
+_LIST_STAFF = Statement(User.select(*_ACCOUNT).where(User.role == "staff").order_by(User.email))
+
+
+def register(passwords: Passwords, *, name: str, email: str, password: str, now: datetime) -> Account:
+    """Create an account for a customer.
+
+    Raises:
+        EmailExists: The address has an account, also when that one was made at the same moment.
+    """
+    row = database.row(
+        _INSERT, id=new_id(), name=name, email=email, password_hash=passwords.hash(password), created_at=now
+    )
+    if row is None:
+        raise EmailExists
+    return Account._make(row)
+
+
+def authenticate(
+    passwords: Passwords, throttle: Throttle, *, email: str, password: str, now: datetime
+) -> tuple[Account, Actor]:
+    """Return the account behind `email` and the actor its owner becomes.
+
+    A hash made with former parameters is replaced on the way. No transaction is open while a password is hashed.
+
+    Raises:
+        TooManyAttempts: Logging in failed too often for this address; the password was not looked at.
+        InvalidCredentials: No account has this address, or the password is wrong; both take the same work.
+    """
+    failed_before = throttle.check(email, now=now)
+    row = database.row(_FIND_CREDENTIALS, email=email)
+    password_hash, role, *fields = row or (None, None)
+    # Verified also without an account: how long an answer takes must not tell whether there is one.
+    if not passwords.verify(password_hash, password):
+        throttle.record(email, now=now)
+        raise InvalidCredentials
+    account = Account._make(fields)
+    try:
+        if failed_before:
+            throttle.forget(email)
+        if passwords.needs_rehash(password_hash):
+            database.rows(_REPLACE_HASH, id=account.id, old_hash=password_hash, new_hash=passwords.hash(password))
+    except Error as error:
+        # A standby that takes no writes; the next log-in tries again.
+        if sqlstate(error) != READ_ONLY_TRANSACTION:
+            raise
+    return account, Actor(account.id, role)
+
+
+def find(actor: Actor, user_id: str) -> Account:
+    """Return the account `user_id`, which is the actor's own unless staff asks.
+
+    Raises:
+        UserNotFound: There is none, it is somebody else's, or `user_id` is not an id at all.
+    """
+    parsed = parse_id(user_id)
+    if parsed is None or not (actor.is_staff or parsed == actor.user_id):
+        raise UserNotFound
+    row = database.row(_FIND, id=parsed)
+    if row is None:
+        raise UserNotFound
+    return Account._make(row)
+
+
+def set_role(email: str, role: str) -> Account:
+    """Make the account of `email` a ``customer`` or ``staff``, from its next log-in on, and return it.
+
+    Raises:
+        UserNotFound: No account has this address.
+    """
+    row = database.row(_SET_ROLE, email=email, role=role)
+    if row is None:
+        raise UserNotFound
+    return Account._make(row)
+
+
+def list_staff() -> list[Account]:
+    """Return the accounts of staff, by address."""
+    return [Account._make(row) for row in database.rows(_LIST_STAFF)]

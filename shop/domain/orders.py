@@ -1,0 +1,343 @@
+"""Orders: place, find, list, change their status."""
+
+import hashlib
+from collections.abc import Sequence
+from datetime import datetime
+from decimal import Decimal
+from typing import NamedTuple
+
+from peewee import JOIN, Expression, IntegrityError, Tuple, fn
+
+from shop import exactjson
+from shop.domain.models import Order, User
+from shop.errors import (
+    FieldError,
+    Forbidden,
+    IdempotencyKeyReused,
+    InvalidTransition,
+    OrderNotFound,
+    UserNotFound,
+    ValidationFailed,
+)
+from shop.ids import new_id, parse_id
+from shop.security.cursors import Position
+from shop.security.tokens import Actor
+from shop.storage.database import FOREIGN_KEY_VIOLATION, Slot, Statement, database, sqlstate
+
+# What may follow each status; "pending" is where an order begins that is not confirmed at once.
+TRANSITIONS = {
+    "pending": ("confirmed", "cancelled"),
+    "confirmed": ("shipped", "cancelled"),
+    "shipped": ("delivered",),
+    "delivered": (),
+    "cancelled": (),
+}
+STATUSES = tuple(TRANSITIONS)
+CENT = Decimal("0.01")
+# The most that the column numeric(10, 2) holds.
+MAX_TOTAL = Decimal("99999999.99")
+
+
+class Item(NamedTuple):
+    """One position of an order; `price` is for one piece, exact to the cent."""
+
+    product_id: str
+    name: str
+    price: Decimal
+    quantity: int
+
+
+class PlacedOrder(NamedTuple):
+    """An order as it is stored; `items` and `shipping_address` are JSON text."""
+
+    id: str
+    user_id: str
+    items: str
+    total: Decimal
+    status: str
+    shipping_address: str
+    created_at: datetime
+
+
+class OwnedOrder(NamedTuple):
+    """An order together with what its reader may know of its owner."""
+
+    order: PlacedOrder
+    owner_name: str
+    owner_email: str
+
+
+# Both JSON columns come as text: what is sent on as it is need not be parsed on the way.
+_ORDER = (
+    Order.id,
+    Order.user,
+    Order.items.cast("text"),
+    Order.total,
+    Order.status,
+    Order.shipping_address.cast("text"),
+    Order.created_at,
+)
+
+# One statement for "does the user exist" and "insert": one round trip, and nothing can happen in between.
+_INSERT = Statement(
+    Order.insert_from(
+        User.select(
+            User.id,
+            Slot("id", "uuid"),
+            Slot("items", "jsonb"),
+            Slot("total", "numeric"),
+            Slot("status", "text"),
+            Slot("shipping_address", "jsonb"),
+            Slot("idempotency_key", "text"),
+            Slot("request_digest", "bytea"),
+            Slot("created_at", "timestamptz"),
+        ).where(User.id == Slot("user_id")),
+        [
+            Order.user,
+            Order.id,
+            Order.items,
+            Order.total,
+            Order.status,
+            Order.shipping_address,
+            Order.idempotency_key,
+            Order.request_digest,
+            Order.created_at,
+        ],
+    )
+    # Of requests that race with one key, one inserts; the others wait for it here, and then find its order.
+    .on_conflict(action="IGNORE", conflict_target=[Order.user, Order.idempotency_key])
+    .returning(*_ORDER)
+)
+_FIND_BY_KEY = Statement(
+    Order.select(Order.request_digest, *_ORDER).where(
+        (Order.user == Slot("user_id")) & (Order.idempotency_key == Slot("idempotency_key"))
+    )
+)
+_WITH_OWNER = Order.select(*_ORDER, User.name, User.email).join(User)
+_FIND_OWN = Statement(_WITH_OWNER.where((Order.user == Slot("user_id")) & (Order.id == Slot("id"))))
+_FIND_ANY = Statement(_WITH_OWNER.where(Order.id == Slot("id")))
+
+# A position that every order lies behind.
+_BEFORE_ALL = ("infinity", "ffffffff-ffff-ffff-ffff-ffffffffffff")
+
+
+def _list_statement(*filters: Expression) -> Statement:
+    """Return the statement of a page: no row without such a user, one row of NULLs without such orders."""
+    behind = Tuple(Order.created_at, Order.id) < Tuple(Slot("created_at", "timestamptz"), Slot("id", "uuid"))
+    page = (
+        Order.select(
+            Order.id,
+            Order.user,
+            Order.items.cast("text").alias("items"),
+            Order.total,
+            Order.status,
+            Order.shipping_address.cast("text").alias("shipping_address"),
+            Order.created_at,
+        )
+        .where(Order.user == Slot("user_id"), behind, *filters)
+        .order_by(Order.created_at.desc(), Order.id.desc())
+        .limit(Slot("limit"))
+        .alias("page")
+    )
+    c = page.c
+    return Statement(
+        User.select(c.id, c.user_id, c.items, c.total, c.status, c.shipping_address, c.created_at)
+        .join(page, JOIN.LEFT_OUTER, on=(c.user_id == User.id))
+        .where(User.id == Slot("user_id"))
+        .order_by(c.created_at.desc(), c.id.desc())
+    )
+
+
+_LIST_ALL = _list_statement()
+_LIST_BY_STATUS = _list_statement(Order.status == Slot("status"))
+
+
+def _change_statement(*whose: Expression) -> Statement:
+    """Return the statement of a change: it changes nothing unless the status is one that leads to the new one."""
+    return Statement(
+        Order.update({Order.status: Slot("status")})
+        .where(*whose, Order.id == Slot("id"), Order.status == fn.ANY(Slot("before", "text[]")))
+        .returning(*_ORDER)
+    )
+
+
+_CHANGE_OWN = _change_statement(Order.user == Slot("user_id"))
+_CHANGE_ANY = _change_statement()
+
+
+def place(
+    actor: Actor,
+    *,
+    user_id: str,
+    items: Sequence[Item],
+    shipping_address: dict[str, str],
+    now: datetime,
+    idempotency_key: str | None = None,
+) -> tuple[PlacedOrder, bool]:
+    """Place an order of `items` for the actor, confirmed at once.
+
+    Args:
+        actor: Who orders.
+        user_id: For whom; it must be the actor.
+        items: One position at least.
+        shipping_address: The parts of the address that were given.
+        now: The current time.
+        idempotency_key: Names the request: the same request with the same key places no second order.
+
+    Returns:
+        The order, and whether it had been placed before with the same key.
+
+    Raises:
+        UserNotFound: `user_id` is not the actor, or the actor's account has been deleted.
+        ValidationFailed: The total is more than `MAX_TOTAL`.
+        IdempotencyKeyReused: The key stands for another request of the actor.
+    """
+    if parse_id(user_id) != actor.user_id:
+        raise UserNotFound
+    total = sum((item.price * item.quantity for item in items), Decimal(0)).quantize(CENT)
+    if total > MAX_TOTAL:
+        sentence = f"must not come to a total of more than {MAX_TOTAL}"
+        raise ValidationFailed(f"items {sentence}", [FieldError("items", sentence)])
+    items_json, address_json = _items_json(items), exactjson.dumps(shipping_address)
+    digest = hashlib.sha256(items_json + b"\n" + address_json).digest() if idempotency_key else None
+    try:
+        row = database.row(
+            _INSERT,
+            user_id=actor.user_id,
+            id=new_id(),
+            items=items_json.decode(),
+            total=total,
+            status="confirmed",
+            shipping_address=address_json.decode(),
+            idempotency_key=idempotency_key,
+            request_digest=digest,
+            created_at=now,
+        )
+    except IntegrityError as error:
+        # The user was deleted after the SELECT of the statement had seen it.
+        if sqlstate(error) == FOREIGN_KEY_VIOLATION:
+            raise UserNotFound from error
+        raise
+    if row is not None:
+        return PlacedOrder._make(row), False
+    return _placed_before(actor, idempotency_key, digest), True
+
+
+def _placed_before(actor: Actor, idempotency_key: str | None, digest: bytes | None) -> PlacedOrder:
+    """Return the order that the actor placed with this key and this request, as it is now."""
+    row = (
+        database.row(_FIND_BY_KEY, user_id=actor.user_id, idempotency_key=idempotency_key) if idempotency_key else None
+    )
+    if row is None:
+        raise UserNotFound
+    placed_digest, *fields = row
+    if bytes(placed_digest) != digest:
+        raise IdempotencyKeyReused
+    return PlacedOrder._make(fields)
+
+
+def find(actor: Actor, order_id: str) -> OwnedOrder:
+    """Return the order `order_id`, which is one of the actor's own unless staff asks.
+
+    Raises:
+        OrderNotFound: There is none, it is somebody else's, or `order_id` is not an id at all.
+    """
+    parsed = parse_id(order_id)
+    if parsed is None:
+        raise OrderNotFound
+    if actor.is_staff:
+        row = database.row(_FIND_ANY, id=parsed)
+    else:
+        row = database.row(_FIND_OWN, user_id=actor.user_id, id=parsed)
+    if row is None:
+        raise OrderNotFound
+    *fields, owner_name, owner_email = row
+    return OwnedOrder(PlacedOrder._make(fields), owner_name, owner_email)
+
+
+def list_for(
+    actor: Actor, user_id: str, *, status: str | None, after: Position | None, limit: int
+) -> tuple[list[PlacedOrder], bool]:
+    """Return a page of the orders of `user_id`, newest first, and whether there are more.
+
+    One query, whatever the page: it finds out as well whether there is such a user.
+
+    Args:
+        actor: Who asks: that user, or staff.
+        user_id: Whose orders.
+        status: Only orders of this status; None for all.
+        after: Where the previous page ended; None for the first page.
+        limit: The most orders that are returned, 1 or more.
+
+    Raises:
+        UserNotFound: There is no such user, it is somebody else, or `user_id` is not an id at all.
+    """
+    parsed = parse_id(user_id)
+    if parsed is None or not (actor.is_staff or parsed == actor.user_id):
+        raise UserNotFound
+    created_at, id_ = after or _BEFORE_ALL
+    rows = database.rows(
+        _LIST_ALL if status is None else _LIST_BY_STATUS,
+        user_id=parsed,
+        status=status,
+        created_at=created_at,
+        id=id_,
+        # One more than asked for tells whether there is a next page.
+        limit=limit + 1,
+    )
+    if not rows:
+        raise UserNotFound
+    orders = [PlacedOrder._make(row) for row in rows if row[0] is not None]
+    return orders[:limit], len(orders) > limit
+
+
+def change_status(actor: Actor, order_id: str, status: str) -> PlacedOrder:
+    """Move an order to `status` and return it. Of changes that race, one wins.
+
+    Raises:
+        OrderNotFound: There is none, it is somebody else's, or `order_id` is not an id at all.
+        Forbidden: The order is the actor's own, but the actor may only cancel it.
+        InvalidTransition: The order's status does not allow it; the sentence says which it does.
+    """
+    if not actor.is_staff and status != "cancelled":
+        find(actor, order_id)
+        raise Forbidden("You may only cancel your order; other changes are for staff to make")
+    parsed = parse_id(order_id)
+    if parsed is None:
+        raise OrderNotFound
+    statement, whose = (_CHANGE_ANY, {}) if actor.is_staff else (_CHANGE_OWN, {"user_id": actor.user_id})
+    before = _leading_to(status)
+    while True:
+        row = database.row(statement, id=parsed, status=status, before=before, **whose)
+        if row is not None:
+            return PlacedOrder._make(row)
+        # Either there is no such order, or its status stood in the way.
+        current = find(actor, order_id).order.status
+        # Or it was changed meanwhile to one that does not, of which no order has many: they lead forward only.
+        if current not in before:
+            raise _invalid_transition(current)
+
+
+def _leading_to(status: str) -> list[str]:
+    return [before for before, after in TRANSITIONS.items() if status in after]
+
+
+def _invalid_transition(current: str) -> InvalidTransition:
+    allowed = " or ".join(TRANSITIONS[current])
+    fact = f"is {current} and can only become {allowed}" if allowed else f"is {current}, which is final"
+    return InvalidTransition(f"The order {fact}", [FieldError("status", fact)])
+
+
+def _items_json(items: Sequence[Item]) -> bytes:
+    """Return the items as the API shows them, each price with its two decimals."""
+    return exactjson.dumps(
+        [
+            {
+                "productId": item.product_id,
+                "name": item.name,
+                "price": exactjson.number(item.price.quantize(CENT)),
+                "quantity": item.quantity,
+            }
+            for item in items
+        ]
+    )

@@ -1,0 +1,1 @@
+"""Password hashes, bearer tokens and signed cursors."""

@@ -1,0 +1,1 @@
+"""The running service: server and worker processes, logs, metrics and proxies."""

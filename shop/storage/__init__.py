@@ -1,0 +1,1 @@
+"""How rows reach PostgreSQL: connections, compiled statements and migrations."""

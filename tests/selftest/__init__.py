@@ -1,0 +1,1 @@
+"""Tests of the kit itself: sandbox, guard, runner and report."""
