@@ -4,8 +4,8 @@
 20 ms. It is the parent of initdb and of postgres: it signals only its own children, whose numbers cannot be reused
 before it has waited for them. Its standard input is a socket whose other end the service alone holds: end of file there
 means that the service has stopped or died, in whatever way, and everything here is wound up. Through the same socket
-it gets its plan, and tells the service `ready`, or `failed` and a sentence. It holds the lock of the data home until the
-server is gone.
+it gets its plan, and tells the service `ready`, or `failed` and a sentence. It holds the lock of the data home until
+the server is gone.
 """
 
 import contextlib
