@@ -11,8 +11,8 @@ from unittest import mock
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
+from shop.embedded import server as embedded
 from shop.embedded.server import AlreadyRunning, EmbeddedPostgres, default_home
-from shop.embedded.server import server as embedded
 from tests.harness import homes
 from tests.harness.homes import LINUX, EmbeddedTestCase, answers, family, kill, run_sql, setUpModule  # noqa: F401
 from tests.harness.live import still_running, until

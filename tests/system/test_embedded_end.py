@@ -16,8 +16,8 @@ from unittest import mock
 
 import psutil
 
+from shop.embedded import server as embedded
 from shop.embedded.server import EmbeddedError, EmbeddedPostgres
-from shop.embedded.server import server as embedded
 from tests.harness import homes
 from tests.harness.homes import LINUX, ROOT, EmbeddedTestCase, answers, family, kill, run_sql, setUpModule  # noqa: F401
 from tests.harness.live import LIMIT, still_running, until

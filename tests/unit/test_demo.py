@@ -4,8 +4,8 @@ import unittest
 from datetime import UTC, datetime
 from unittest import mock
 
+from shop.demo import past as demo
 from shop.demo.past import ORDER_COLUMNS, USER_COLUMNS, Past
-from shop.demo.past import past as demo
 
 UNTIL = datetime(2025, 6, 1, tzinfo=UTC)
 
