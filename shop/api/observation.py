@@ -44,12 +44,12 @@ class Observer:
 
         database.query_hooks.append(self._note_statement)
         if metrics:
-            database.connection_hooks.append(metrics.note_connection)
+            database.connection_hooks.append(metrics.add_connection)
 
     def note_hashing(self, more: int) -> None:
         """Note that so many requests more hash a password, or wait for that; less than 0 when they have done."""
         if self.metrics:
-            self.metrics.note_hashing(more)
+            self.metrics.hashing_requests.inc(more)
 
     def _note_statement(self, event: Any) -> None:
         current.statements += 1
@@ -84,7 +84,8 @@ class Observation:
         current.request_id = context.request_id
         current.statements = 0
         current.seconds = 0.0
-        context.cell = self._metrics.begin() if self._metrics else None
+        if self._metrics:
+            self._metrics.start_request()
         context.started = perf_counter()
 
     def process_response(
@@ -93,12 +94,14 @@ class Observation:
         """Note what came of it; the answer is complete, and about to be sent."""
         noted = request.context.__dict__
         now = perf_counter()
-        # Falcon refuses methods that it keeps for itself before it asks anybody.
-        seconds = now - noted.get("started", now)
+        # Falcon refuses some methods before any middleware runs.
+        started = noted.get("started")
+        seconds = 0.0 if started is None else now - started
         status = response.status_code
         if self._metrics:
-            kind = request.method, request.uri_template, status
-            self._metrics.end(noted.get("cell"), kind, seconds, noted.get("problem"))
+            if started is not None:
+                self._metrics.end_request()
+            self._metrics.count_request((request.method, request.uri_template, status), seconds, noted.get("problem"))
         level = _LEVELS.get(status, _INFO)
         if level.number >= self._logged:
             self._write(request, noted, level.name, status, seconds)

@@ -1,127 +1,89 @@
-"""Metrics for Prometheus: written by each worker process into shared memory, read and served by their parent.
+"""Metrics for Prometheus, in the multiprocess mode of `prometheus_client`.
 
-The parent serves them on a port of their own, so that they can be read while every thread of the service is stuck.
-
-Counts and times are `prometheus_client`'s, in its multiprocess mode: a file of numbers for each process. By default it
-names them by process, and they would pile up with every worker that is replaced; here a worker claims a *slot*, and
-goes on where the one before it has stopped counting. What is true only now — threads that are busy, connections that
-are open — stands in a row of *cells* of each slot, and counts for as long as its worker lives.
+Each worker process writes its counts to files in a shared folder. The server process adds them up and serves them.
+The library chooses this mode when it is imported: `shop.serving.exporter` sets ``PROMETHEUS_MULTIPROC_DIR`` before.
 """
 
-import fcntl
-import itertools
-import logging
 import os
-import shutil
-import socket
-import tempfile
 import threading
-import time
-from array import array
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
-from mmap import mmap
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 from weakref import ref
-from wsgiref.simple_server import WSGIRequestHandler, make_server
 
-import psutil
-from prometheus_client import CollectorRegistry, Counter, Histogram, Metric, ProcessCollector, values
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
-from prometheus_client.exposition import ThreadingWSGIServer, make_wsgi_app
-from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, Metric, ProcessCollector
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+from prometheus_client.registry import Collector
 
 from shop import __version__
-from shop.settings import Settings
 
-log = logging.getLogger(__name__)
+# Method, template of the path (None for an unknown path), status.
 Kind = tuple[str, str | None, int]
 
-# In seconds. A read takes one or two milliseconds, a log-in some thirty, and a statement ten seconds at most.
+# In seconds. A read takes one or two milliseconds, a login some thirty, and a statement ten seconds at most.
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-FOLDER = "shop-metrics-"
-# Files in memory, which can be written to in a read-only container too; where there are none, the temporary directory.
-SHARED_MEMORY = "/dev/shm"  # noqa: S108 - each run has a folder of its own there, which nobody else may enter
-# The first cells of a slot; then comes one for each thread: when the request began that it is at, 0 when it is at none.
-PID, CONNECTIONS, HASHING, FIRST_THREAD = range(4)
-CELL = 8  # bytes
-# The library's files begin with this size; one that is there with nothing in it is read as empty, a shorter one is not.
-BEGINNING = 1 << 16
+# How often a worker writes its busy threads and open connections, in seconds.
+REFRESH_INTERVAL = 1
 
 
 class Metrics:
-    """What a worker process writes.
+    """The metrics of one worker process.
 
-    Args:
-        folder: Where the parent reads it.
-        threads: How many requests the worker serves at a time.
+    Attributes:
+        registry: Knows all of them; without the multiprocess mode it has their values, too.
+        slow_statements: Statements that took `SHOP_SLOW_QUERY_MS` or longer.
+        hashing_requests: Logins and registrations in progress.
     """
 
-    def __init__(self, folder: Path, threads: int) -> None:
-        slot = self._claim(folder)
-        self._cells = _make_cells(folder / f"cells-{slot}", FIRST_THREAD + threads)
-        self._cells[PID] = os.getpid()
-        self._free = list(range(FIRST_THREAD, FIRST_THREAD + threads))
-        self._lock = threading.Lock()
-        self._connections: set[ref[Any]] = set()
-        for kind in ("counter", "histogram"):
-            _make_file(folder / f"{kind}_{slot}.db")
-        # The library looks for its folder nowhere else.
-        os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
-        values.ValueClass = values.MultiProcessValue(lambda: slot)  # type: ignore[no-untyped-call]
-        registry = CollectorRegistry()
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
         self._requests = Histogram(
             "shop_http_request_duration_seconds",
-            "Requests, and how long they took to be answered",
+            "Requests, and how long the service took to answer them",
             ("method", "route", "status"),
             buckets=BUCKETS,
-            registry=registry,
+            registry=self.registry,
         )
-        self._problems = Counter("shop_problems", "Errors that were answered", ("code",), registry=registry)
+        self._problems = Counter("shop_problems", "Error responses", ("code",), registry=self.registry)
         self.slow_statements = Counter(
-            "shop_slow_statements", "Statements that took SHOP_SLOW_QUERY_MS or longer", registry=registry
+            "shop_slow_statements", "Statements that took SHOP_SLOW_QUERY_MS or longer", registry=self.registry
         )
-        starts = Counter("shop_worker_starts", "Worker processes that were started", registry=registry)
-        starts.inc()
-        # Looking up the series of three labels costs as much as counting in it.
+        self._busy_threads = self._gauge("shop_busy_threads", "Threads that are serving a request")
+        self._database_connections = self._gauge("shop_database_connections", "Open connections to the database")
+        self.hashing_requests = self._gauge("shop_hashing_requests", "Logins and registrations in progress")
+        self._gauge("shop_workers", "Worker processes that are running").set(1)
+        Counter("shop_worker_starts", "Worker processes that were started", registry=self.registry).inc()
+        # Looking up a series by its three labels costs as much as counting in it.
         self._series: dict[Kind, Histogram] = {}
+        self._in_progress: list[None] = []
+        self._connections: set[ref[Any]] = set()
 
-    def _claim(self, folder: Path) -> int:
-        """Return the lowest number that no living process has; it is ours for as long as we live."""
-        for slot in itertools.count():
-            self._claimed = os.open(folder / f"slot-{slot}", os.O_RDWR | os.O_CREAT, 0o600)
-            with suppress(BlockingIOError):
-                fcntl.flock(self._claimed, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return slot
-            os.close(self._claimed)
-        raise AssertionError("numbers do not end")
+    def _gauge(self, name: str, description: str) -> Gauge:
+        """Return a gauge that is summed over the workers that are alive."""
+        return Gauge(name, description, multiprocess_mode="livesum", registry=self.registry)
 
-    def begin(self) -> int | None:
-        """Note that a request begins, and return what `end` takes."""
-        try:
-            cell = self._free.pop()
-        except IndexError:
-            return None
-        self._cells[cell] = time.monotonic()
-        return cell
+    def start_request(self) -> None:
+        """Count a request as in progress, until `end_request`."""
+        # Writing a gauge twice a request would double what metrics cost. Appending and popping need no lock.
+        self._in_progress.append(None)
 
-    def end(self, cell: int | None, kind: Kind, seconds: float, problem: str | None) -> None:
-        """Count a request.
+    def end_request(self) -> None:
+        """Count a request as no longer in progress."""
+        self._in_progress.pop()
+
+    def count_request(self, kind: Kind, seconds: float, problem: str | None) -> None:
+        """Count a request that was answered.
 
         Args:
-            cell: What `begin` returned; None for a request that was refused before it began.
-            kind: What it was: its method, the template of its path (None where the path is none of ours), its status.
+            kind: Its method, the template of its path, the status of its response.
             seconds: How long it took.
-            problem: The code of the error, if it is one.
+            problem: The code of the error, if the response is one.
         """
-        if cell is not None:
-            self._cells[cell] = 0.0
-            self._free.append(cell)
         series = self._series.get(kind)
         if series is None:
-            # What a client makes up must not become a series of its own.
+            # A client can invent methods and paths. They must not create new series.
             method, route, status = kind
             series = self._requests.labels(method if method in METHODS else "other", route or "none", str(status))
             if method in METHODS:
@@ -130,198 +92,98 @@ class Metrics:
         if problem is not None:
             self._problems.labels(problem).inc()
 
-    def note_connection(self, connection: object) -> None:
-        """Note a new connection to the database, which counts until it is closed or, with its thread, gone."""
-        self._connections.add(ref(connection, self._note_end))
-        self._count_connections()
+    def add_connection(self, connection: object) -> None:
+        """Count a new connection to the database, until it is closed or garbage-collected."""
+        self._connections.add(ref(connection, self._connections.discard))
 
-    def _note_end(self, gone: "ref[Any]") -> None:
-        self._connections.discard(gone)
-        self._count_connections()
+    def refresh(self) -> None:
+        """Write the gauges of busy threads and open connections.
 
-    def _count_connections(self) -> None:
-        # Without a lock: a connection may go at any moment, also in a thread that holds one.
-        known = [connection() for connection in self._connections.copy()]
-        self._cells[CONNECTIONS] = sum(connection is not None and not connection.closed for connection in known)
+        The garbage collector may drop a connection in a thread that holds the library's lock, so a connection that
+        ends cannot write its gauge itself.
+        """
+        self._busy_threads.set(len(self._in_progress))
+        connections = [connection() for connection in self._connections.copy()]
+        opened = [connection for connection in connections if connection is not None and not connection.closed]
+        self._database_connections.set(len(opened))
 
-    def note_hashing(self, more: int) -> None:
-        """Note that so many requests more hash a password, or wait for that; less than 0 when they have done."""
-        with self._lock:
-            self._cells[HASHING] += more
+    def start_refreshing(self) -> None:
+        """Start a thread that calls `refresh` at regular intervals."""
+        threading.Thread(target=self._refresh_forever, daemon=True, name="metrics").start()
+
+    def _refresh_forever(self) -> None:
+        pause = threading.Event()
+        while True:
+            self.refresh()
+            pause.wait(REFRESH_INTERVAL)
 
 
-@contextmanager
-def exported(settings: Settings) -> Iterator[Path]:
-    """Serve the metrics at ``/metrics`` meanwhile, and yield the folder that workers write to.
+def server_registry(folder: Path) -> CollectorRegistry:
+    """Return what the server process serves: the sums over its workers, and metrics of its own.
 
     Args:
-        settings: With a port for the metrics.
-
-    Raises:
-        OSError: The address cannot be listened on.
+        folder: The one that the workers write to.
     """
-    assert settings.metrics_port is not None  # noqa: S101 - Who wants no metrics does not come here.
-    with _folder() as folder:
-        registry = CollectorRegistry()
-        ProcessCollector(registry=registry)
-        MultiProcessCollector(registry, path=str(folder))  # type: ignore[no-untyped-call]
-        registry.register(_Workers(folder))
-        server = make_server(
-            settings.metrics_host,
-            settings.metrics_port,
-            _only_metrics(make_wsgi_app(registry)),
-            _ServerOfIpv6 if ":" in settings.metrics_host else ThreadingWSGIServer,
-            handler_class=_Handler,
-        )
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        try:
-            yield folder
-        finally:
-            server.shutdown()
-            thread.join()
-            server.server_close()
+    registry = CollectorRegistry()
+    Info("shop", "The version that is running", registry=registry).info({"version": __version__})
+    ProcessCollector(registry=registry)
+    registry.register(WorkerTotals(folder))
+    return registry
 
 
-class _ServerOfIpv6(ThreadingWSGIServer):
-    address_family = socket.AF_INET6
+class WorkerTotals(Collector):
+    """Sums over all workers of a folder, also over those that have ended.
 
+    The library keeps the files of ended workers. Here they are added to a sum in memory and removed, because a full
+    ``/dev/shm`` would kill the workers that write to it.
 
-class _Handler(WSGIRequestHandler):
-    # A client that says nothing is left after so many seconds.
-    timeout = 10
-
-    def log_message(self, *_: Any) -> None:
-        """Log nothing: the library would, in a format of its own."""
-
-
-class _Workers:
-    """Reads the cells of the workers that live."""
+    Args:
+        folder: The one that the workers write to.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._ended: list[Metric] = []
+        self._lock = threading.Lock()
 
     def collect(self) -> Iterator[Metric]:
-        """Yield the metrics, as the library asks for them."""
-        yield _gauge("shop_info", "The version that runs", [({"version": __version__}, 1)])
-        found = {slot: _read_cells(self._folder / f"cells-{slot}") for slot in _living(self._folder)}
-        living = {slot: cells for slot, cells in found.items() if len(cells) > FIRST_THREAD}
-        began = [cell for cells in living.values() for cell in cells[FIRST_THREAD:]]
-        busy = [cell for cell in began if cell]
-        for name, words, value in (
-            ("shop_workers", "Worker processes that live", len(living)),
-            ("shop_threads", "Threads that they have for requests", len(began)),
-            ("shop_busy_threads", "Threads that are at a request", len(busy)),
-            (
-                "shop_oldest_request_seconds",
-                "Since when the longest of the requests in flight is served",
-                time.monotonic() - min(busy) if busy else 0,
-            ),
-            ("shop_database_connections", "Connections to the database", sum(c[CONNECTIONS] for c in living.values())),
-            ("shop_hashing_requests", "Log-ins and registrations under way", sum(c[HASHING] for c in living.values())),
-        ):
-            yield _gauge(name, words, [({}, value)])
-        yield from _usage({slot: int(cells[PID]) for slot, cells in living.items()})
+        """Yield the sums, as the library asks for them."""
+        with self._lock:
+            files: dict[int, list[Path]] = defaultdict(list)
+            for path in sorted(self._folder.glob("*.db")):
+                files[int(path.stem.rpartition("_")[2])].append(path)
+            for pid in [pid for pid in files if not _is_alive(pid)]:
+                # This removes the gauges of the worker.
+                mark_process_dead(pid, str(self._folder))  # type: ignore[no-untyped-call]
+                counted = [path for path in files.pop(pid) if path.exists()]
+                self._ended = _sum([*self._ended, *_read(counted)])
+                for path in counted:
+                    path.unlink()
+            metrics = _sum([*self._ended, *_read([path for paths in files.values() for path in paths])])
+        yield from metrics
 
 
-def _usage(pids: dict[int, int]) -> Iterator[Metric]:
-    memory = GaugeMetricFamily("shop_worker_resident_memory_bytes", "Memory of a worker process", labels=["worker"])
-    cpu = CounterMetricFamily("shop_worker_cpu_seconds", "Time a worker process has computed", labels=["worker"])
-    for slot, pid in pids.items():
-        with suppress(psutil.NoSuchProcess):
-            process = psutil.Process(pid)
-            times = process.cpu_times()
-            memory.add_metric([str(slot)], process.memory_info().rss)
-            cpu.add_metric([str(slot)], times.user + times.system)
-    yield memory
-    yield cpu
+def _read(files: list[Path]) -> Iterable[Metric]:
+    return MultiProcessCollector.merge([str(path) for path in files])  # type: ignore[no-untyped-call,no-any-return]
 
 
-def _gauge(name: str, words: str, samples: Sequence[tuple[dict[str, str], float]]) -> Metric:
-    gauge = GaugeMetricFamily(name, words)
-    for labels, value in samples:
-        gauge.add_sample(name, labels, value)
-    return gauge
+def _sum(metrics: Iterable[Metric]) -> list[Metric]:
+    """Return one metric for each name, with samples of the same labels added up."""
+    summed: dict[str, Metric] = {}
+    values: dict[tuple[str, str, tuple[tuple[str, str], ...]], float] = defaultdict(float)
+    for metric in metrics:
+        summed.setdefault(metric.name, Metric(metric.name, metric.documentation, metric.type))
+        for sample in metric.samples:
+            values[metric.name, sample.name, tuple(sorted(sample.labels.items()))] += sample.value
+    for (name, sample_name, labels), value in values.items():
+        summed[name].add_sample(sample_name, dict(labels), value)
+    return list(summed.values())
 
 
-def _only_metrics(app: Any) -> Any:
-    """Return the library's application, which answers at any path, for ``/metrics`` alone, and with errors logged."""
-
-    def answer(environ: dict[str, Any], start_response: Any) -> Any:
-        if environ["PATH_INFO"] != "/metrics":
-            start_response("404 Not Found", [("Content-Type", "text/plain")])
-            return [b"the metrics are at /metrics\n"]
-        try:
-            return app(environ, start_response)
-        except Exception:
-            log.exception("the metrics cannot be read")
-            start_response("500 Internal Server Error", [("Content-Type", "text/plain")])
-            return [b"the metrics cannot be read\n"]
-
-    return answer
-
-
-@contextmanager
-def _folder() -> Iterator[Path]:
-    """Make a folder, and remove it in the end, with those that were left behind by services that were killed."""
-    home = SHARED_MEMORY if os.access(SHARED_MEMORY, os.W_OK) else tempfile.gettempdir()
-    for left in Path(home).glob(f"{FOLDER}*"):
-        _remove_if_left(left)
-    draft = Path(tempfile.mkdtemp(prefix=f".{FOLDER}", dir=home))
-    lock = os.open(draft / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-    fcntl.flock(lock, fcntl.LOCK_EX)
-    # Only now does it have the name under which others look for what was left behind.
-    folder = draft.rename(draft.with_name(draft.name[1:]))
+def _is_alive(pid: int) -> bool:
     try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        os.close(lock)
-
-
-def _remove_if_left(folder: Path) -> None:
-    # Not ours, or gone already.
-    with suppress(OSError):
-        lock = os.open(folder / "lock", os.O_RDWR | os.O_NOFOLLOW)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(folder)
-        finally:
-            os.close(lock)
-
-
-def _living(folder: Path) -> Iterator[int]:
-    """Yield the slots that a living process has."""
-    for path in sorted(folder.glob("slot-*")):
-        lock = os.open(path, os.O_RDWR)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            # Not left to `close`: a worker that is forked in this moment has the file open too.
-            fcntl.flock(lock, fcntl.LOCK_UN)
-        except BlockingIOError:
-            yield int(path.name.partition("-")[2])
-        finally:
-            os.close(lock)
-
-
-def _make_cells(path: Path, count: int) -> Any:
-    """Return cells in shared memory, all 0."""
-    with path.open("wb+") as file:
-        file.truncate(count * CELL)
-        return memoryview(mmap(file.fileno(), count * CELL)).cast("d")
-
-
-def _read_cells(path: Path) -> "array[float]":
-    cells = array("d")
-    with suppress(FileNotFoundError):
-        text = path.read_bytes()
-        cells.frombytes(text[: len(text) // CELL * CELL])
-    return cells
-
-
-def _make_file(path: Path) -> None:
-    """Make a file of the library's, whole from the first moment on: the parent may read it any time."""
-    if not path.exists():
-        draft = path.with_name(f"new-{path.name}")
-        draft.write_bytes(bytes(BEGINNING))
-        draft.rename(path)
+        os.kill(pid, 0)
+    except OSError:
+        # There is no such process, or it belongs to somebody else and only has the number of the worker.
+        return False
+    return True

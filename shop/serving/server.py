@@ -9,7 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import partial
 from multiprocessing.sharedctypes import RawValue
 from pathlib import Path
@@ -21,6 +21,7 @@ from granian.log import LogLevels
 from pydantic import SecretStr
 
 from shop.embedded.server import EmbeddedPostgres, default_home
+from shop.serving.exporter import exported
 from shop.settings import MIN_KEY_BYTES, Settings, SettingsError
 from shop.storage import database
 
@@ -209,8 +210,8 @@ def serve(settings: Settings, *, on_ready: Callable[[str], None]) -> None:
     threading.Thread(target=_announce, args=(settings, on_ready), daemon=True).start()
     try:
         # Only now: the signals are to be blocked in the threads that serve the metrics too.
-        with _exported(settings) as folder:
-            server.serve(target_loader=partial(_worker_app, settings, draining, folder), wrap_loader=False)
+        with exported(settings):
+            server.serve(target_loader=partial(_worker_app, settings, draining), wrap_loader=False)
     except SystemExit as ended:
         # Some process managers signal the workers too. A worker that is quicker than the server is no failure then.
         # Otherwise one has died within seconds of replacing one that had died: granian gives up.
@@ -243,21 +244,12 @@ def _drain(draining: Any, seconds: int, stopping: set[signal.Signals]) -> None:
         pause.wait(IMPATIENCE)
 
 
-def _exported(settings: Settings) -> AbstractContextManager[Path | None]:
-    """Serve the metrics meanwhile, if anybody wants them; see `shop.serving.metrics.exported`."""
-    if settings.metrics_port is None:
-        return nullcontext()
-    from shop.serving.metrics import exported  # noqa: PLC0415 - Most services need none of it.
-
-    return exported(settings)
-
-
-def _worker_app(settings: Settings, draining: Any, metrics_folder: Path | None) -> Callable[..., Any]:
+def _worker_app(settings: Settings, draining: Any) -> Callable[..., Any]:
     """Make what a worker process serves, in that process."""
     # The server process serves nothing itself: it would take twice as long to start.
     from shop.serving.worker import make_app  # noqa: PLC0415
 
-    return make_app(settings, draining, metrics_folder)
+    return make_app(settings, draining)
 
 
 def _announce(settings: Settings, on_ready: Callable[[str], None]) -> None:

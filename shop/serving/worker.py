@@ -5,7 +5,6 @@ import signal
 import threading
 from collections.abc import Callable
 from multiprocessing import connection, parent_process
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shop import gateway
@@ -20,20 +19,19 @@ if TYPE_CHECKING:
     from shop.serving.metrics import Metrics
 
 
-def make_app(settings: Settings, draining: Any, metrics_folder: Path | None) -> Callable[..., Any]:
+def make_app(settings: Settings, draining: Any) -> Callable[..., Any]:
     """Return the application that this worker process serves.
 
     Args:
         settings: Complete: with database URL and secret key.
         draining: Shared by all processes of the server; its value says whether clients are sent away.
-        metrics_folder: Where to write metrics; None where nobody reads them.
     """
     writer = logs.configure(settings)
     # The handler inherited from the server would swallow the signal; see `_stop_on_signal`.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_stop_on_signal, daemon=True).start()
     threading.Thread(target=_stop_with_parent, daemon=True).start()
-    metrics = _metrics(metrics_folder, settings.threads) if metrics_folder else None
+    metrics = _start_metrics() if settings.metrics_port is not None else None
     observer = Observer(writer, metrics, Proxies(settings.trusted_proxies), settings.slow_query_ms)
 
     def is_draining() -> bool:
@@ -43,10 +41,12 @@ def make_app(settings: Settings, draining: Any, metrics_folder: Path | None) -> 
     return create_app(settings, is_draining=is_draining, observer=observer)
 
 
-def _metrics(folder: Path, threads: int) -> "Metrics":
-    from shop.serving.metrics import Metrics  # noqa: PLC0415 - Most services need none of it.
+def _start_metrics() -> "Metrics":
+    from shop.serving.metrics import Metrics  # noqa: PLC0415 - Services without metrics do not need the library.
 
-    return Metrics(folder, threads)
+    metrics = Metrics()
+    metrics.start_refreshing()
+    return metrics
 
 
 def _stop_on_signal() -> None:

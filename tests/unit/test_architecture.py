@@ -26,7 +26,7 @@ LAYERS = (
     {"shop.domain.models"},
     {"shop.storage.database"},
     {"shop.storage.stalls", "shop.bodies"},
-    {"shop.serving.proxies", "shop.serving.logs", "shop.serving.metrics"},
+    {"shop.serving.proxies", "shop.serving.logs", "shop.serving.metrics", "shop.serving.exporter"},
     {
         "shop.storage.migrations",
         "shop.security.tokens",
@@ -106,10 +106,10 @@ class ImportTest(unittest.TestCase):
                     )
 
     def test_nothing_but_settings_reads_the_environment(self):
-        # The embedded server passes an environment on to its programs, and metrics tell their library, which looks
-        # nowhere else, where its files are; neither takes a setting from it.
+        # The embedded server passes an environment on to its programs, and the exporter tells its library, which
+        # looks nowhere else, where its files are; neither takes a setting from it.
         for module, tree in MODULES.items():
-            if module.startswith("shop.embedded.server") or module == "shop.serving.metrics":
+            if module.startswith("shop.embedded.server") or module == "shop.serving.exporter":
                 continue
             with self.subTest(module):
                 read = {n.attr for n in ast.walk(tree) if isinstance(n, ast.Attribute)} & {"environ", "getenv"}
