@@ -9,6 +9,9 @@ from shop import exactjson
 from shop.domain.accounts import Account
 from shop.domain.orders import OwnedOrder, PlacedOrder
 
+# The order of fields that the contract shows. PostgreSQL keeps another one in jsonb: by length, then by alphabet.
+_ADDRESS_FIELDS = ("street", "city", "state", "zipCode", "country")
+
 
 class Response(falcon.Response):
     """An answer that nobody may keep or take for something else, unless its responder says that it may be kept.
@@ -53,10 +56,10 @@ def order(placed: PlacedOrder) -> dict[str, object]:
     return {
         "id": placed.id,
         "userId": placed.user_id,
-        "items": exactjson.Raw(placed.items),
+        "items": [_item(item) for item in exactjson.loads_stored(placed.items)],
         "total": exactjson.number(placed.total),
         "status": placed.status,
-        "shippingAddress": exactjson.Raw(placed.shipping_address),
+        "shippingAddress": _address(exactjson.loads_stored(placed.shipping_address)),
         "createdAt": timestamp(placed.created_at),
     }
 
@@ -65,6 +68,19 @@ def owned_order(owned: OwnedOrder) -> dict[str, object]:
     """An order with its owner."""
     owner = {"id": owned.order.user_id, "name": owned.owner_name, "email": owned.owner_email}
     return order(owned.order) | {"user": owner}
+
+
+def _item(stored: dict[str, Any]) -> dict[str, object]:
+    return {
+        "productId": stored["productId"],
+        "name": stored["name"],
+        "price": exactjson.digits(stored["price"]),
+        "quantity": stored["quantity"],
+    }
+
+
+def _address(stored: dict[str, str]) -> dict[str, str]:
+    return {field: stored[field] for field in _ADDRESS_FIELDS if field in stored}
 
 
 def timestamp(moment: datetime) -> datetime | str:

@@ -16,6 +16,7 @@ from shop.errors import (
     IdempotencyKeyReused,
     InvalidTransition,
     OrderNotFound,
+    ServiceUnavailable,
     UserNotFound,
     ValidationFailed,
 )
@@ -67,7 +68,7 @@ class OwnedOrder(NamedTuple):
     owner_email: str
 
 
-# Both JSON columns come as text: what is sent on as it is need not be parsed on the way.
+# Both JSON columns come as text: the driver would read prices as floats.
 _ORDER = (
     Order.id,
     Order.user,
@@ -292,12 +293,13 @@ def list_for(
 
 
 def change_status(actor: Actor, order_id: str, status: str) -> PlacedOrder:
-    """Move an order to `status` and return it. Of changes that race, one wins.
+    """Move an order to `status` and return it. If changes race, one wins.
 
     Raises:
         OrderNotFound: There is none, it is somebody else's, or `order_id` is not an id at all.
         Forbidden: The order is the actor's own, but the actor may only cancel it.
         InvalidTransition: The order's status does not allow it; the sentence says which it does.
+        ServiceUnavailable: The status allowed it each time it was read, and the change found the order otherwise.
     """
     if not actor.is_staff and status != "cancelled":
         find(actor, order_id)
@@ -307,15 +309,16 @@ def change_status(actor: Actor, order_id: str, status: str) -> PlacedOrder:
         raise OrderNotFound
     statement, whose = (_CHANGE_ANY, {}) if actor.is_staff else (_CHANGE_OWN, {"user_id": actor.user_id})
     before = _leading_to(status)
-    while True:
+    # Statuses only lead forward, so the service itself cannot change an order more often than there are statuses.
+    for _ in STATUSES:
         row = database.row(statement, id=parsed, status=status, before=before, **whose)
         if row is not None:
             return PlacedOrder._make(row)
-        # Either there is no such order, or its status stood in the way.
+        # Either there is no such order, or its status stood in the way when the statement ran.
         current = find(actor, order_id).order.status
-        # Or it was changed meanwhile to one that does not, of which no order has many: they lead forward only.
         if current not in before:
             raise _invalid_transition(current)
+    raise ServiceUnavailable("The order could not be changed; try again")
 
 
 def _leading_to(status: str) -> list[str]:

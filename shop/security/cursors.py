@@ -39,7 +39,7 @@ class Cursors:
     def write(self, position: Position, scope: str) -> str:
         """Return the cursor of `position` in the list that `scope` names, URL-safe."""
         microseconds = (position.created_at - EPOCH) // MICROSECOND
-        payload = microseconds.to_bytes(8, "big") + UUID(position.id).bytes
+        payload = microseconds.to_bytes(8, "big", signed=True) + UUID(position.id).bytes
         return base64.urlsafe_b64encode(payload + _signature(self._keys[0], payload, scope)).decode()
 
     def read(self, text: str, scope: str) -> Position:
@@ -55,8 +55,11 @@ class Cursors:
         payload, signature = raw[:-SIGNATURE_BYTES], raw[-SIGNATURE_BYTES:]
         if not any(hmac.compare_digest(signature, _signature(key, payload, scope)) for key in self._keys):
             raise ValueError("not a cursor of this list")
-        created_at = EPOCH + int.from_bytes(payload[:8], "big") * MICROSECOND
-        return Position(created_at, str(UUID(bytes=payload[8:])))
+        microseconds = int.from_bytes(payload[:8], "big", signed=True)
+        try:
+            return Position(EPOCH + microseconds * MICROSECOND, str(UUID(bytes=payload[8:])))
+        except OverflowError as error:
+            raise ValueError("not a moment of the calendar") from error
 
 
 def _signature(key: bytes, payload: bytes, scope: str) -> bytes:

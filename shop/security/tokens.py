@@ -9,10 +9,17 @@ import jwt
 from jwt.types import Options
 
 from shop.errors import InvalidToken
+from shop.ids import parse_id
 
 ALGORITHM = "HS256"
-# When a token was issued is not held against the clock here: that of the instance that issued it may be ahead.
-CHECKS: Options = {"require": ["sub", "role", "iat", "exp"], "verify_iat": False}
+ROLES = ("customer", "staff")
+# `Tokens._read` checks the times: for times that are lists, infinite or huge the library raises TypeError and others.
+CHECKS: Options = {
+    "require": ["sub", "role", "iat", "exp"],
+    "verify_iat": False,
+    "verify_exp": False,
+    "verify_nbf": False,
+}
 # How many verified tokens are remembered: some 10 MB in each worker process, and one is back in place after one check.
 REMEMBERED = 10_000
 
@@ -99,10 +106,23 @@ class Tokens:
                 claims = jwt.decode(token, key, [ALGORITHM], options=CHECKS)
             except jwt.InvalidSignatureError:
                 continue
-            except jwt.InvalidTokenError as error:
+            except (jwt.InvalidTokenError, RecursionError) as error:
+                # The library reads JSON with the standard library, which raises RecursionError for deep nesting.
                 raise InvalidToken from error
-            return Actor(claims["sub"], claims["role"]), datetime.fromtimestamp(int(claims["exp"]), UTC)
+            return self._read(claims)
         raise InvalidToken
+
+    def _read(self, claims: dict[str, object]) -> tuple[Actor, datetime]:
+        """Return who acts and until when; whoever shares the key may sign claims of any type."""
+        subject = parse_id(str(claims["sub"]))
+        role = next((role for role in ROLES if role == claims["role"]), None)
+        if subject is None or role is None:
+            raise InvalidToken
+        # The time of issue must be a time, and is not compared: the clock of the instance that issued it may be ahead.
+        _moment(claims["iat"])
+        if "nbf" in claims and self._clock() < _moment(claims["nbf"]):
+            raise InvalidToken
+        return Actor(subject, role), _moment(claims["exp"])
 
     def _remember(self, token: str, actor: Actor, expires: datetime) -> None:
         with self._remembering:
@@ -110,3 +130,17 @@ class Tokens:
                 # The one that came first; looking for the one that was used last would cost more than it saves.
                 self._verified.pop(next(iter(self._verified)), None)
             self._verified[token] = actor, expires
+
+
+def _moment(claim: object) -> datetime:
+    """Return the moment of a NumericDate (RFC 7519, section 2).
+
+    Raises:
+        InvalidToken: The claim is no number, or a number that is no moment of the calendar.
+    """
+    if not isinstance(claim, int | float) or isinstance(claim, bool):
+        raise InvalidToken
+    try:
+        return datetime.fromtimestamp(claim, UTC)
+    except (OverflowError, ValueError, OSError) as error:
+        raise InvalidToken from error

@@ -1,5 +1,6 @@
 """``POST /orders`` and ``GET /orders/{id}``: every row and every error of the contract, and money to the cent."""
 
+import re
 from datetime import UTC, datetime
 from decimal import Decimal
 
@@ -200,3 +201,39 @@ class ReadingTest(ApiTestCase):
     def test_without_a_token_an_order_is_not_shown(self):
         response = self.client.get(f"/orders/{OrderFactory.create().id}", status=401)
         self.assertProblem(response, 401, "UNAUTHORIZED")
+
+
+class FormTest(ApiTestCase):
+    """The text of an answer, which is one form wherever an order is shown."""
+
+    ITEMS = '"items":[{"productId":"tea-1","name":"Tea \\"\u00e9\\"\\\\","price":29.90,"quantity":2}]'
+    ADDRESS = '"shippingAddress":{"street":"1 Main St","city":"London","state":"","zipCode":"N1","country":"GB"}'
+
+    def test_items_and_address_are_compact_and_in_the_order_of_the_contract(self):
+        user = UserFactory.create()
+        # Sent in another order, and spelled otherwise, than it is shown.
+        sent = OrderFactory.body(
+            user,
+            items=[{"quantity": 2, "price": Decimal("29.9"), "name": 'Tea "\u00e9"\\', "productId": "tea-1"}],
+            shippingAddress={"country": "GB", "zipCode": "N1", "state": "", "city": "London", "street": "1 Main St"},
+        )
+        placed = self.client.post("/orders", sent, user=user, Idempotency_Key="form")
+        path = f"/orders/{placed.json['id']}"
+        for name, response in {
+            "placed": placed,
+            "placed again": self.client.post("/orders", sent, user=user, Idempotency_Key="form"),
+            "read": self.client.get(path, user=user),
+            "listed": self.client.get(f"/users/{user.id}/orders", user=user),
+            "listed by status": self.client.get(f"/users/{user.id}/orders?status=confirmed", user=user),
+            "changed": self.client.request("PATCH", path, b'{"status": "cancelled"}', user=user, status=200),
+        }.items():
+            with self.subTest(name):
+                self.assertIn(self.ITEMS, response.text)
+                self.assertIn(self.ADDRESS, response.text)
+
+    def test_prices_keep_the_digits_that_they_were_stored_with(self):
+        user = UserFactory.create()
+        prices = ["0.00", "0.01", "0.10", "7.00", "99999.99"]
+        sent = OrderFactory.body(user, items=[item(price=Decimal(price)) for price in prices])
+        text = self.client.post("/orders", sent, user=user).text
+        self.assertEqual(prices, re.findall(r'"price":([^,]+),', text))

@@ -7,6 +7,7 @@ from shop.demo.factories import OrderFactory, UserFactory
 from shop.domain import orders
 from shop.domain.models import Order
 from shop.domain.orders import STATUSES
+from shop.storage.database import database
 from tests.harness.cases import ApiTestCase, CommittedApiTestCase
 from tests.harness.postgres import setUpModule, tearDownModule  # noqa: F401
 
@@ -76,6 +77,26 @@ class StatusTest(Changes, ApiTestCase):
 
         with mock.patch.object(orders, "find", ship_and_find):
             self.assertEqual("delivered", self.change(order.id, "delivered", staff).json["status"])
+
+    def test_an_order_that_never_takes_a_legal_change_gets_503(self):
+        # As row security, or a rule of an operator's own, might have it.
+        database.execute_sql(
+            "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'; "
+            "CREATE TRIGGER refuse BEFORE UPDATE ON orders FOR EACH ROW EXECUTE FUNCTION refuse()"
+        )
+        order = OrderFactory.create()
+        sent = []
+
+        def limit(statement):
+            sent.append(statement)
+            if len(sent) > 20:
+                raise AssertionError("there is no end to it")
+
+        database.query_hooks.append(limit)
+        self.addCleanup(database.query_hooks.remove, limit)
+        response = self.change(order.id, "cancelled", order.user, status=503)
+        self.assertProblem(response, 503, "SERVICE_UNAVAILABLE", "The order could not be changed; try again")
+        self.assertEqual("1", response.headers["Retry-After"])
 
     def test_an_owner_cancels_while_it_is_time(self):
         for before in ("pending", "confirmed"):

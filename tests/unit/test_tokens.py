@@ -1,5 +1,8 @@
 """`shop.security.tokens` and `shop.security.passwords`: what verifies, what does not, and the work that it takes."""
 
+import contextlib
+import hmac
+import json
 import os
 import signal
 import sys
@@ -13,6 +16,7 @@ from datetime import UTC, datetime, timedelta
 from unittest import mock
 
 import jwt
+from hypothesis import given, settings, strategies
 
 from shop.errors import InvalidToken, ServiceUnavailable
 from shop.security.passwords import NICENESS, Passwords
@@ -25,6 +29,11 @@ ADA = Actor("0199e0c1-0000-7000-8000-000000000001", "customer")
 def tokens(key=KEY, *fallbacks, age=timedelta(0)):
     """Return a `Tokens` whose clock is `age` behind."""
     return Tokens(key, fallbacks, lifetime=3600, clock=lambda: datetime.now(UTC) - age)
+
+
+def actor(number):
+    """Return a customer whose id has this number."""
+    return Actor(f"0199e0c1-0000-7000-8000-{number:012}", "customer")
 
 
 class TokensTest(unittest.TestCase):
@@ -66,6 +75,110 @@ class TokensTest(unittest.TestCase):
         for name, token in bad.items():
             with self.subTest(name), self.assertRaises(InvalidToken):
                 tokens().verify(token)
+
+
+class ClaimsTest(unittest.TestCase):
+    """Tokens that are signed with our key, as a leaked key or another program that shares it would sign them."""
+
+    def setUp(self):
+        now = int(datetime.now(UTC).timestamp())
+        self.good = {"sub": ADA.user_id, "role": "customer", "iat": now, "exp": now + 60}
+
+    def sign(self, payload, header=b'{"alg":"HS256","typ":"JWT"}'):
+        """Return a token of JSON texts that no library has looked at."""
+        text = b".".join(urlsafe_b64encode(part).rstrip(b"=") for part in (header, payload))
+        signature = hmac.digest(KEY.encode(), text, "sha256")
+        return b".".join((text, urlsafe_b64encode(signature).rstrip(b"="))).decode()
+
+    def with_claim(self, name, value):
+        """Return a token with one claim of its own, given as JSON text."""
+        others = json.dumps({other: value for other, value in self.good.items() if other != name})
+        return self.sign(f'{others[:-1]}, "{name}": {value}}}'.encode())
+
+    def test_a_time_that_is_no_moment_is_refused(self):
+        values = (
+            "1e30",
+            "1" + "0" * 30,
+            "-1" + "0" * 30,
+            "9" * 5000,
+            "NaN",
+            "Infinity",
+            "-Infinity",
+            '"2100"',
+            '"4102444800"',
+            "[]",
+            "[4102444800]",
+            "{}",
+            "true",
+            "null",
+            "253402300800",  # the year 10000
+        )
+        for claim in ("exp", "iat", "nbf"):
+            for value in values:
+                with self.subTest(claim=claim, value=value[:40]), self.assertRaises(InvalidToken):
+                    tokens().verify(self.with_claim(claim, value))
+
+    def test_a_token_that_has_expired_or_is_not_valid_yet_is_refused(self):
+        for claim, value in (("exp", "0"), ("exp", "-1"), ("exp", "-62135596801"), ("nbf", "253402300799")):
+            with self.subTest(claim=claim, value=value), self.assertRaises(InvalidToken):
+                tokens().verify(self.with_claim(claim, value))
+
+    def test_moments_with_a_fraction_and_a_past_nbf_are_accepted(self):
+        for claim, value in (("exp", "4102444800.5"), ("iat", "-1"), ("iat", "0.25"), ("nbf", "0")):
+            with self.subTest(claim=claim, value=value):
+                self.assertEqual(ADA, tokens().verify(self.with_claim(claim, value)))
+
+    def test_a_subject_that_is_no_id_is_refused(self):
+        for value in ('"ada"', '""', "7", "null", "[]", "{}", f'"{ADA.user_id}\\u0000"', f'"{{{ADA.user_id}}}"'):
+            with self.subTest(value), self.assertRaises(InvalidToken):
+                tokens().verify(self.with_claim("sub", value))
+
+    def test_a_role_that_is_unknown_is_refused(self):
+        for value in ('"admin"', '"STAFF"', '""', "null", "[]", '["staff"]', "{}", "true"):
+            with self.subTest(value), self.assertRaises(InvalidToken):
+                tokens().verify(self.with_claim("role", value))
+
+    def test_json_of_any_other_shape_is_refused(self):
+        payload, deep = json.dumps(self.good).encode(), b"[" * 50_000 + b"]" * 50_000
+        tokens_of = {
+            "payload that is no object": self.sign(b"[]"),
+            "payload that is no JSON": self.sign(b"{"),
+            "payload that is empty": self.sign(b""),
+            "payload that is not UTF-8": self.sign(b'{"sub": "\xff"}'),
+            "payload that nests": self.sign(deep),
+            "claim that nests": self.with_claim("aud", deep.decode()),
+            "audience": self.with_claim("aud", '"another service"'),
+            "header that is no object": self.sign(payload, b"[]"),
+            "header that nests": self.sign(payload, deep),
+            "header with an algorithm that is a list": self.sign(payload, b'{"alg":["HS256"]}'),
+            "header with a huge number": self.sign(payload, b'{"alg":"HS256","kid":' + b"9" * 5000 + b"}"),
+            "header with a critical extension": self.sign(payload, b'{"alg":"HS256","crit":["exp"]}'),
+            "header with a critical extension of no name": self.sign(payload, b'{"alg":"HS256","crit":[{}]}'),
+            "header with a detached payload": self.sign(payload, b'{"alg":"HS256","b64":false,"crit":["b64"]}'),
+        }
+        for name, token in tokens_of.items():
+            with self.subTest(name), self.assertRaises(InvalidToken):
+                tokens().verify(token)
+
+    json_values = strategies.recursive(
+        strategies.none() | strategies.booleans() | strategies.integers() | strategies.floats() | strategies.text(),
+        lambda inner: strategies.lists(inner) | strategies.dictionaries(strategies.text(), inner),
+        max_leaves=5,
+    )
+
+    @settings(max_examples=200, deadline=None)
+    @given(
+        header=strategies.dictionaries(strategies.sampled_from(["typ", "kid", "crit", "b64", "alg"]), json_values),
+        claims=strategies.dictionaries(
+            strategies.sampled_from(["sub", "role", "iat", "exp", "nbf", "aud", "iss", "jti"]), json_values
+        ),
+    )
+    def test_no_token_raises_anything_but_a_refusal(self, header, claims):
+        token = self.sign(
+            json.dumps(self.good | claims, ensure_ascii=True).encode(), json.dumps({"alg": "HS256"} | header).encode()
+        )
+        with contextlib.suppress(InvalidToken):
+            tokens().verify(token)
 
 
 class RememberedTest(unittest.TestCase):
@@ -121,7 +234,7 @@ class RememberedTest(unittest.TestCase):
             tokens(OLD_KEY).verify(token)
 
     def test_no_more_than_so_many_are_remembered_and_the_oldest_goes_first(self):
-        issued = [self.tokens.issue(Actor(f"user-{number}", "customer")) for number in range(4)]
+        issued = [self.tokens.issue(actor(number)) for number in range(4)]
         with mock.patch("shop.security.tokens.REMEMBERED", 3):
             for token in issued:
                 self.tokens.verify(token)
@@ -136,10 +249,10 @@ class RememberedTest(unittest.TestCase):
                 return super().pop(*arguments)
 
         self.tokens._verified = Slow()
-        issued = [self.tokens.issue(Actor(f"user-{number}", "customer")) for number in range(60)]
+        issued = [self.tokens.issue(actor(number)) for number in range(60)]
         with mock.patch("shop.security.tokens.REMEMBERED", 5), ThreadPoolExecutor(8) as threads:
             actors = list(threads.map(self.tokens.verify, issued * 3))
-        self.assertEqual([f"user-{number}" for number in range(60)] * 3, [actor.user_id for actor in actors])
+        self.assertEqual([actor(number) for number in range(60)] * 3, actors)
         self.assertLessEqual(len(self.tokens._verified), 5)
 
 
