@@ -21,7 +21,7 @@ RUNTIME = [
     "platformdirs>=4.3",
     "prometheus-client>=0.22",
     "psutil>=6.0",
-    "psycopg[binary]>=3.2,<4",
+    "psycopg2-binary>=2.9.10,<3",
     "pydantic>=2.11,<3",
     "pydantic-settings>=2.9,<3",
     "PyJWT>=2.15,<3",
@@ -47,6 +47,7 @@ DEV = [
     "schemathesis>=4.30,<5",
     "selenium>=4.35",
     "testcontainers>=4.15",
+    "types-psycopg2>=2.9",
     "WebTest>=3.0.7",
 ]
 

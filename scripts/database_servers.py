@@ -11,7 +11,7 @@ from typing import Self
 from urllib.parse import quote
 
 import psutil
-import psycopg
+import psycopg2
 
 from tests.harness.live import LIMIT
 
@@ -114,7 +114,7 @@ def url_of(*sockets: Path, user: str = "shop", **parameters: str) -> str:
 
 def ask(url: str, statement: str) -> list[tuple]:
     """Run SQL past the service and return its rows."""
-    with closing(psycopg.connect(url)) as connection, connection.cursor() as cursor:
+    with closing(psycopg2.connect(url)) as connection, connection.cursor() as cursor:
         connection.autocommit = True
         cursor.execute(statement)
         return cursor.fetchall() if cursor.description else []
@@ -124,5 +124,5 @@ def answers(url: str) -> bool:
     """Tell whether there is a server at `url` that takes connections."""
     try:
         return bool(ask(url, "SELECT 1"))
-    except psycopg.OperationalError:
+    except psycopg2.OperationalError:
         return False

@@ -8,6 +8,7 @@ Where what this needs is not installed, it makes the project's virtual environme
 
 import argparse
 import hashlib
+import io
 import os
 import re
 import signal
@@ -27,7 +28,7 @@ try:
     from datetime import time as time_of_day
 
     import peewee
-    import psycopg
+    import psycopg2
     from argon2 import PasswordHasher
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -79,7 +80,7 @@ def main() -> int:
             seed_demo(complete, options)
     except (EmbeddedError, OwnerLeft, Refused, SettingsError) as error:
         return _refuse(str(error))
-    except (peewee.PeeweeException, psycopg.Error) as error:
+    except (peewee.PeeweeException, psycopg2.Error) as error:
         return _refuse(f"the database is as it was, since it refused: {' '.join(str(error).split())}")
     except Declined:
         print("seed_demo: the database is as it was", file=sys.stderr)
@@ -96,13 +97,13 @@ def seed_demo(settings: Settings, options: argparse.Namespace) -> None:
     Raises:
         Refused: The database is marked as production, its schema is not up to date, or another run is at work on it.
         Declined: Rows would be removed, and the person who was asked did not want that.
-        psycopg.Error: PostgreSQL refused, or is gone.
+        psycopg2.Error: PostgreSQL refused, or is gone.
     """
     url = settings.database_url.get_secret_value()
     # Not the service's database object, whose time limit for a statement is made for requests.
     limits = f"-c lock_timeout={settings.lock_timeout}s -c timezone=UTC"
     connecting = {"connect_timeout": settings.connect_timeout, "application_name": "shop seed_demo", "options": limits}
-    with closing(psycopg.connect(url, client_encoding="UTF8", **connecting)) as connection:
+    with closing(psycopg2.connect(url, client_encoding="UTF8", **connecting)) as connection:
         with connection.cursor() as cursor:
             _check(cursor, url)
             replaces = options.reset and _confirm_removal(cursor, yes=options.yes)
@@ -127,7 +128,7 @@ def seed_demo(settings: Settings, options: argparse.Namespace) -> None:
     _tell(past, options, time.monotonic() - started)
 
 
-def _check(cursor: "psycopg.Cursor", url: str) -> None:
+def _check(cursor: "psycopg2.extensions.cursor", url: str) -> None:
     """Refuse a database that is marked as production, and one without the current schema."""
     cursor.execute("SELECT shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = current_database()")
     (comment,) = cursor.fetchone()
@@ -139,7 +140,7 @@ def _check(cursor: "psycopg.Cursor", url: str) -> None:
         raise Refused(f"the database's schema lacks {lacking}; shop migrate or scripts/serve brings it up to date")
 
 
-def _confirm_removal(cursor: "psycopg.Cursor", *, yes: bool) -> bool:
+def _confirm_removal(cursor: "psycopg2.extensions.cursor", *, yes: bool) -> bool:
     """Tell whether there is something to remove, which a person has agreed to."""
     cursor.execute("SELECT (SELECT count(*) FROM users), (SELECT count(*) FROM orders), current_database()")
     users, orders, name = cursor.fetchone()
@@ -157,7 +158,7 @@ def _confirm_removal(cursor: "psycopg.Cursor", *, yes: bool) -> bool:
     return True
 
 
-def _past(cursor: "psycopg.Cursor", settings: Settings, options: argparse.Namespace) -> Past:
+def _past(cursor: "psycopg2.extensions.cursor", settings: Settings, options: argparse.Namespace) -> Past:
     """Return what is to be added, made so that it meets nothing that is there."""
     cursor.execute(r"SELECT max(substring(lower(email) FROM '\.(\d+)@example\.com$')::numeric) FROM users")
     (used,) = cursor.fetchone()
@@ -179,13 +180,11 @@ def _past(cursor: "psycopg.Cursor", settings: Settings, options: argparse.Namesp
     )
 
 
-def _copy(cursor: "psycopg.Cursor", batch: Batch) -> None:
+def _copy(cursor: "psycopg2.extensions.cursor", batch: Batch) -> None:
     for table, columns, rows in (("users", USER_COLUMNS, batch.users), ("orders", ORDER_COLUMNS, batch.orders)):
         if rows:
             # In large pieces: for each the driver waits until the thread that makes the next batch lets it run.
-            with cursor.copy(f"COPY {table} ({', '.join(columns)}) FROM STDIN") as copy:
-                for start in range(0, len(rows), PIECE):
-                    copy.write(rows[start : start + PIECE])
+            cursor.copy_expert(f"COPY {table} ({', '.join(columns)}) FROM STDIN", io.BytesIO(rows), size=PIECE)
 
 
 def _made_ahead(batches: Iterator[Batch]) -> Iterator[Batch]:

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import ClassVar, NoReturn
 from unittest import mock
 
-import psycopg
+import psycopg2
 from peewee import OperationalError
 from rich.console import Console
 from rich.table import Table
@@ -284,7 +284,7 @@ class MigrationTest(ScaleTestCase):
 
     def test_with_a_lock_timeout_it_gives_up_before_requests_that_queue_behind_it_do(self) -> None:
         self.more_migrations(m0103_blocked="def up(migrator, db):\n    db.execute_sql('LOCK TABLE orders')\n")
-        with closing(psycopg.connect(self.url)) as reader, reader.cursor() as cursor:
+        with closing(psycopg2.connect(self.url)) as reader, reader.cursor() as cursor:
             cursor.execute("SELECT count(*) FROM orders")  # and the transaction goes on
             with serving(self.url) as shop, ordering(shop) as load:
                 with mock.patch.dict(os.environ, PGOPTIONS="-c lock_timeout=1s"), self.assertRaises(OperationalError):

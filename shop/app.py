@@ -94,8 +94,8 @@ def make_parts(
         time_cost=settings.argon2_time_cost,
         memory_cost=settings.argon2_memory_cost,
         parallelism=settings.argon2_parallelism,
-        # Half of the threads at most: the others answer what needs no hash.
-        places=max(1, settings.threads // 2),
+        # The other threads answer requests that need no hash.
+        places=max(1, settings.threads - max(1, settings.threads // 8)),
         note=observer.note_hashing if observer else lambda _: None,
     )
     throttle = Throttle(max_failures=settings.login_max_failures, window=settings.login_window)

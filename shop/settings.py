@@ -4,8 +4,8 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from psycopg import ProgrammingError
-from psycopg.conninfo import conninfo_to_dict
+from psycopg2 import ProgrammingError
+from psycopg2.extensions import parse_dsn
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
@@ -50,7 +50,13 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=1, le=65535, description="port to listen on")
     workers: int = Field(2, ge=1, le=256, description="worker processes")
-    threads: int = Field(8, ge=1, le=256, description="threads of each worker; each keeps one database connection")
+    threads: int = Field(
+        80,
+        ge=1,
+        le=512,
+        description="threads of each worker: one for each request that is served or waits for a password hash",
+    )
+    database_connections: int = Field(8, ge=1, le=256, description="database connections of each worker, at most")
     max_body: int = Field(1_048_576, ge=1, description="longest request body that is read, in bytes")
     body_timeout: int = Field(
         10, ge=1, le=600, description="longest time in which a request body has to arrive, in seconds"
@@ -121,7 +127,7 @@ class Settings(BaseSettings):
         if not separator or scheme not in ("postgresql", "postgres"):
             raise ValueError("must be a URL that begins with postgresql://")
         try:
-            conninfo_to_dict(f"postgresql://{rest}")
+            parse_dsn(f"postgresql://{rest}")
         except ProgrammingError:
             # libpq's own message repeats the URL, password included.
             raise ValueError("is not a URL that PostgreSQL's client library understands") from None

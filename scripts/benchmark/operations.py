@@ -7,7 +7,7 @@ from typing import NamedTuple
 from benchmark import rows
 from shop.domain import accounts, orders
 from shop.security.tokens import Actor, Tokens
-from shop.storage.database import Statement
+from shop.storage.statements import Statement
 
 # Load is spread over this many users, all over the table; fewer than the tokens that a worker remembers.
 SPREAD = 2000

@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import NamedTuple, Self
 
 import psutil
-import psycopg
+import psycopg2
 
 from benchmark import rows
 from benchmark.load import CONNECTIONS, THREADS, Load
@@ -133,7 +133,7 @@ class Rig(AbstractContextManager["Rig"]):
 
     def ask(self, sql: str) -> list[tuple[object, ...]]:
         """Run SQL in the database."""
-        connection = psycopg.connect(self.database_url)
+        connection = psycopg2.connect(self.database_url)
         try:
             with connection.cursor() as cursor:
                 cursor.execute(sql)

@@ -1,6 +1,6 @@
 """The rows that the service is measured with: made in SQL, each id a function of a number, so that load can name it."""
 
-import psycopg
+import psycopg2
 
 from shop.security.passwords import Passwords
 from shop.settings import Settings
@@ -58,11 +58,10 @@ def fill(url: str, orders: int) -> int:
         parallelism=defaults["argon2_parallelism"].default,
         places=1,
     )
-    connection = psycopg.connect(url)
+    connection = psycopg2.connect(url)
     connection.autocommit = True
     try:
-        # It puts values into the text; as parameters their types could not be told in a select list.
-        cursor = psycopg.ClientCursor(connection)
+        cursor = connection.cursor()
         cursor.execute(
             f"""
             INSERT INTO users

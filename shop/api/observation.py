@@ -9,6 +9,7 @@ import falcon
 from shop.serving.logs import Writer, current
 from shop.serving.proxies import Proxies
 from shop.storage.database import database
+from shop.storage.statements import is_prepare, statement_text
 
 if TYPE_CHECKING:
     from shop.serving.metrics import Metrics
@@ -52,12 +53,13 @@ class Observer:
             self.metrics.hashing_requests.inc(more)
 
     def _note_statement(self, event: Any) -> None:
-        current.statements += 1
+        current.statements += not is_prepare(event.sql)
         current.seconds += event.duration
         if event.duration >= self._slow:
             # The text has slots where the values go.
             log.warning(
-                "slow statement", extra={"fields": {"database_ms": round(event.duration * 1000, 2), "sql": event.sql}}
+                "slow statement",
+                extra={"fields": {"database_ms": round(event.duration * 1000, 2), "sql": statement_text(event.sql)}},
             )
             if self.metrics:
                 self.metrics.slow_statements.inc()

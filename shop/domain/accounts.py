@@ -11,7 +11,8 @@ from shop.errors import EmailExists, InvalidCredentials, UserNotFound
 from shop.ids import new_id, parse_id
 from shop.security.passwords import Passwords
 from shop.security.tokens import Actor
-from shop.storage.database import READ_ONLY_TRANSACTION, Error, Slot, Statement, database, sqlstate
+from shop.storage.database import READ_ONLY_TRANSACTION, Error, database, sqlstate
+from shop.storage.statements import Slot, Statement
 
 
 class Account(NamedTuple):

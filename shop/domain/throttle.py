@@ -11,7 +11,8 @@ from peewee import SQL, Case, Function, fn
 
 from shop.domain.models import LoginFailures
 from shop.errors import TooManyAttempts
-from shop.storage.database import Slot, Statement, database
+from shop.storage.database import database
+from shop.storage.statements import Slot, Statement
 
 # How many expired rows each failure clears away: more than it adds, so that the table cannot grow without end.
 CLEARED_AT_ONCE = 10

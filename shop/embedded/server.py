@@ -31,7 +31,7 @@ from typing import Any
 from urllib.parse import quote
 
 import platformdirs
-import psycopg
+import psycopg2
 
 from shop.embedded import supervisor as embedded_supervisor
 from shop.embedded.programs import (
@@ -267,8 +267,8 @@ class EmbeddedPostgres:
             return False
         self._sockets = Path(status[4])
         try:
-            psycopg.connect(self.url).close()
-        except psycopg.OperationalError:
+            psycopg2.connect(self.url).close()
+        except psycopg2.OperationalError:
             # The pid file was left by an earlier server.
             self._sockets = None
             return False

@@ -101,7 +101,7 @@ def told(error: BaseException) -> str:
     origin = getattr(error, "orig", None) or error
     primary = getattr(getattr(origin, "diag", None), "message_primary", None)
     if primary:
-        code = str(getattr(origin, "sqlstate", ""))
+        code = str(getattr(origin, "pgcode", ""))
         words = f"SQLSTATE {code}" if code.startswith(DATA_EXCEPTION) else f"{primary} (SQLSTATE {code})"
     elif type(error).__module__.startswith("pydantic"):
         words = "a document was found invalid"

@@ -1,44 +1,29 @@
-"""The database: one connection a thread, and statements that are compiled once here and prepared once there.
+"""The database: statements that are compiled once, prepared once a connection, and sent through Peewee.
 
-Peewee keeps a connection for each thread. Here it is opened at first use and stays open, because a connection for
-each request, or a pool that probes at each check-out, costs more than most of our statements do. A connection
-found broken is replaced at the next use. On each connection PostgreSQL parses and plans a statement once (PREPARE);
-from then on its name and its values are sent.
+Each statement takes a session from the pool of its process for as long as it runs. So a request that waits for
+something else, such as a password hash, holds no connection, and a process has few connections however many threads
+it has. A thread that connects by itself (`connect`, `atomic`, Peewee's own queries) keeps its session until `close`.
 """
 
-import hashlib
-import itertools
 import math
-import re
+import threading
 import time
-import traceback
 from collections.abc import Callable
-from contextlib import nullcontext
-from typing import Any, ClassVar, Self
+from queue import Empty, SimpleQueue
+from typing import Any, ClassVar
 
-import psycopg
-from peewee import (
-    SQL,
-    ColumnBase,
-    Context,
-    InterfaceError,
-    OperationalError,
-    PeeweeException,
-    PostgresqlDatabase,
-    Query,
-    Select,
-)
-from peewee import __exception_wrapper__ as peewee_errors  # type: ignore[attr-defined] # Not in its stubs.
-from psycopg.adapt import AdaptersMap, PyFormat, Transformer
-from psycopg.errors import error_from_result
-from psycopg.pq import ConnStatus, ExecStatus
-from psycopg.pq.abc import PGresult
-from psycopg.types.json import set_json_loads
-from psycopg.types.string import TextLoader
+from peewee import SQL, InterfaceError, OperationalError, PeeweeException, PostgresqlDatabase, Select
+
+# Peewee's translation of the driver's errors. It is not in Peewee's documentation; only this module uses it.
+from peewee import __exception_wrapper__ as peewee_errors  # type: ignore[attr-defined]
+from psycopg2.extensions import UNICODE, connection, new_type, register_type
+from psycopg2.extras import register_default_jsonb
 
 from shop import exactjson
 from shop.settings import Settings
-from shop.storage.stalls import Entrance, StatementWatch, WatchedConnection
+from shop.storage.sessions import Session, SessionPool
+from shop.storage.stalls import Entrance, StatementWatch
+from shop.storage.statements import Statement
 
 Row = tuple[Any, ...]
 # What `shop.app` maps to a response: whatever Peewee and the driver below it raise.
@@ -46,147 +31,32 @@ Error = PeeweeException
 FOREIGN_KEY_VIOLATION = "23503"
 READ_ONLY_TRANSACTION = "25006"
 UNDEFINED_TABLE = "42P01"
-# What is said of a prepared statement that is gone (DISCARD ALL), or whose table has changed since.
+# PostgreSQL's codes for a prepared statement that is gone (DISCARD ALL), or whose table has changed since.
 _OUTDATED = ("26000", "0A000")
-# What PostgreSQL rolls back for the sake of another transaction: serialization_failure, deadlock_detected.
+# PostgreSQL's codes for a statement that it rolled back because of another one: serialization_failure and
+# deadlock_detected.
 _ROLLED_BACK = ("40001", "40P01")
 # How often a statement is sent at most.
 _ATTEMPTS = 3
-# As plain numbers, which libpq gives and which are compared sooner.
-_HAS_ROWS, _HAS_NONE, _LOST = int(ExecStatus.TUPLES_OK), int(ExecStatus.COMMAND_OK), int(ConnStatus.BAD)
-
-
-def _adapters() -> AdaptersMap:
-    """Return how values are read: as the driver does, but ids are text, which they are everywhere else in the service.
-
-    It would read numbers inside JSONB as floats; money stays exact.
-    """
-    adapters = AdaptersMap(psycopg.adapters)
-    adapters.register_loader("uuid", TextLoader)
-    set_json_loads(lambda text: exactjson.loads(text if isinstance(text, bytes) else text.encode()), adapters)
-    return adapters
-
-
-_ADAPTERS = _adapters()
-
-
-class _Connection(WatchedConnection):
-    """The driver's connection, which knows what is prepared on it, and whether the server has hung up.
-
-    Attributes:
-        prepared: By the name of each statement that is prepared: what it is called there.
-        generation: Part of the names, so that what is prepared anew does not meet what it replaces.
-    """
-
-    # The driver has its type in two kinds, and chooses when it is imported.
-    _transformer: Any
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.prepared: dict[str, bytes] = {}
-        self.generation = 1
-
-    @classmethod
-    def open(cls, url: str, **options: Any) -> Self:
-        """Return a new connection in autocommit; `options` are libpq's.
-
-        Raises:
-            psycopg.OperationalError: There is none to be had.
-        """
-        try:
-            # Nothing is prepared by the driver's own choice: it does not know of poolers that lose that.
-            conn = cls.connect(url, autocommit=True, prepare_threshold=None, context=_ADAPTERS, **options)
-        except psycopg.Error as error:
-            # The error holds the driver's frames, and they hold it, with a connection that is half made and that the
-            # server would complete when it answers again.
-            traceback.clear_frames(error.__traceback__)
-            raise
-        # Only now: how values are read is not known before.
-        conn._transformer = Transformer(conn)
-        return conn
-
-    @property
-    def is_lost(self) -> bool:
-        """Whether libpq has noticed that the connection has ended; the server is not asked."""
-        return self.pgconn.status == _LOST
-
-    @property
-    def has_ended(self) -> bool:
-        """Whether the server has hung up though nothing was asked."""
-        try:
-            # What it may have said first, and then the end. Neither waits, nor lets another thread run.
-            self.pgconn.consume_input()
-            self.pgconn.consume_input()
-        except psycopg.OperationalError:
-            return True
-        return False
-
-    def run(self, statement: "Statement", parameters: list[object], *, prepares: bool) -> list[Row]:
-        """Run a statement and return its rows.
-
-        A cursor of the driver does the same, with several times the work (docs/performance.md): it finds out for each
-        run what is known here of all of them.
-
-        Raises:
-            psycopg.Error: What PostgreSQL or libpq said.
-        """
-        values = self._transformer.dump_sequence(parameters, statement.formats)
-        self.waiting_since = time.perf_counter()
-        try:
-            if prepares:
-                name = self.prepared.get(statement.name) or self._prepare(statement)
-                result = self.pgconn.exec_prepared(name, values)
-            else:
-                result = self.pgconn.exec_params(statement.numbered.encode(), values)
-        finally:
-            self.waiting_since = None
-        if result.status == _HAS_ROWS:
-            self._transformer.set_pgresult(result)
-            rows: list[Row] = self._transformer.load_rows(0, result.ntuples, tuple)
-            return rows
-        if result.status != _HAS_NONE:
-            raise _error(result)
-        return []
-
-    def _prepare(self, statement: "Statement") -> bytes:
-        name = f"{statement.name}_{self.generation}".encode()
-        result = self.pgconn.prepare(name, statement.numbered.encode())
-        if result.status != _HAS_NONE:
-            raise _error(result)
-        # It stays, also when the transaction around it is rolled back.
-        self.prepared[statement.name] = name
-        return name
-
-    def __del__(self, *_: object) -> None:
-        """Let a connection end with its thread, in silence; the driver would warn of it."""
-
-
-def _error(result: PGresult) -> psycopg.Error:
-    """Return the driver's exception for a result that is none."""
-    error = error_from_result(result)
-    # Where no server has said it, libpq has: the connection is lost.
-    return error if error.sqlstate else psycopg.OperationalError(str(error))
+_UUID_OID = 2950
+_UUID_AS_TEXT = new_type((_UUID_OID,), "UUID", UNICODE)
 
 
 class Database(PostgresqlDatabase):
-    """Peewee's PostgreSQL database, with connections that live as long as their threads.
+    """Peewee's PostgreSQL database with a pool of sessions.
 
     Attributes:
         prepares: Whether statements are prepared on the server.
-        connection_hooks: Called with each new connection.
+        connection_hooks: Called with each new connection of the driver.
     """
 
     prepares = True
-    connection_hooks: ClassVar[list[Callable[[psycopg.Connection], None]]] = []
-    _state: Any  # Peewee's, of the calling thread
+    connection_hooks: ClassVar[list[Callable[[connection], None]]] = []
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        # Peewee lets one thread connect at a time: where a server does not answer, each would wait for all before it.
-        # What else the lock is for, `init`, is over before there are threads.
-        self._lock = nullcontext()
-        self._entrance = Entrance()
-        self._watch = StatementWatch(math.inf, self._entrance)
+        self._here = threading.local()
+        self._use(size=1, patience=1, statement_timeout=math.inf)
 
     def configure(self, settings: Settings) -> None:
         """Say where the database is; nothing is connected yet.
@@ -196,51 +66,47 @@ class Database(PostgresqlDatabase):
         """
         if settings.database_url is None:
             raise ValueError("settings.database_url is required")
-        # Limits and the time zone travel in the start-up packet: a SET would cost a round trip a connection.
-        limits = {
-            "statement_timeout": f"{settings.statement_timeout}s",
-            "lock_timeout": f"{settings.lock_timeout}s",
-            "timezone": "UTC",
-            # A prepared statement is planned once, without a look at its values: all of ours go by an index whatever
-            # they are. Also while a table is still small and reading all of it would be cheaper: the plan is kept.
-            "plan_cache_mode": "force_generic_plan",
-            "enable_seqscan": "off",
-            # A page comes from the order of an index, and ends with it. Left the choice, PostgreSQL reads and sorts the
-            # whole history for each page of a status that it thinks few orders have.
-            "enable_sort": "off",
-        }
+        self.close_all()
         self.prepares = settings.prepared_statements
-        self._entrance = Entrance()
-        self._watch = StatementWatch(settings.statement_timeout, self._entrance)
-        self.init(
-            settings.database_url.get_secret_value(),
-            connect_timeout=settings.connect_timeout,
-            client_encoding="UTF8",
-            application_name="shop",
-            options=" ".join(f"-c {name}={value}" for name, value in limits.items()),
+        self._use(
+            size=settings.database_connections,
+            patience=settings.connect_timeout,
+            statement_timeout=settings.statement_timeout,
         )
+        self.init(settings.database_url.get_secret_value(), **connect_options(settings))
 
-    def rows(self, statement: "Statement", **values: object) -> list[Row]:
+    def _use(self, *, size: int, patience: float, statement_timeout: float) -> None:
+        self._size = size
+        self._pool = SessionPool(self._open, size)
+        # A statement holds one of these while it runs. The queue is written in C: a semaphore costs ten times as much.
+        self._permits: SimpleQueue[None] = SimpleQueue()
+        for _ in range(size):
+            self._permits.put(None)
+        self._patience = patience
+        self._entrance = Entrance()
+        self._watch = StatementWatch(statement_timeout, self._entrance)
+
+    def rows(self, statement: Statement, **values: object) -> list[Row]:
         """Run `statement` with a value for each of its slots and return its rows.
 
-        Outside a transaction it is sent again, twice at most, where that is safe: a SELECT, on a new connection, when
-        the old one turns out to be lost (a write may have been done), and any statement that was refused because what
-        had been prepared is out of date, or rolled back because it was in the way of another (a deadlock).
+        Outside a transaction the statement is sent again, twice at most, if that is safe: a SELECT whose connection
+        was lost (on a new connection), and any statement that PostgreSQL refused because the prepared statement was out
+        of date, or rolled back because of another transaction (a deadlock).
 
         Raises:
             Error: Peewee's exception for what PostgreSQL or the driver said; see `is_outage`.
         """
         parameters = statement.bind(values)
-        for _ in range(_ATTEMPTS - 1):
+        for attempt in range(1, _ATTEMPTS):
             try:
-                return self._run(statement, parameters)
+                return self._run(statement, parameters, fresh=attempt > 1 and statement.repeatable)
             except Error as error:
                 if not self._may_run_again(statement, error):
                     raise
-        return self._run(statement, parameters)
+        return self._run(statement, parameters, fresh=statement.repeatable)
 
-    def row(self, statement: "Statement", **values: object) -> Row | None:
-        """Run `statement` as `rows` does and return its first row, or None when it has none."""
+    def row(self, statement: Statement, **values: object) -> Row | None:
+        """Run `statement` as `rows` does and return its first row, or None if it has none."""
         rows = self.rows(statement, **values)
         return rows[0] if rows else None
 
@@ -248,135 +114,155 @@ class Database(PostgresqlDatabase):
         """Ask the server for an answer.
 
         Raises:
-            Error: There is none.
+            Error: The server gave none.
         """
         self.rows(_PING)
 
+    def _run(self, statement: Statement, parameters: list[object], *, fresh: bool) -> list[Row]:
+        """Run a statement on the thread's own session, or on one from the pool."""
+        if not self.is_closed():
+            session: Session = self._here.session
+            if self.in_transaction() or not (session.is_lost if statement.repeatable else session.has_ended):
+                return self._send(session, statement, parameters)
+            self.close()
+        try:
+            self._permits.get(timeout=self._patience)
+        except Empty:
+            raise OperationalError("no database connection became free in time") from None
+        try:
+            self._take(look=not statement.repeatable, fresh=fresh)
+            super().connect()
+            try:
+                return self._send(self._here.session, statement, parameters)
+            finally:
+                self.close()
+        finally:
+            self._permits.put(None)
+
+    def _send(self, session: Session, statement: Statement, parameters: list[object]) -> list[Row]:
+        session.waiting_since = time.perf_counter()
+        try:
+            if self.prepares:
+                execute = session.prepared.get(statement.name) or self._prepare(session, statement)
+            else:
+                execute = statement.sql
+            cursor = self.execute_sql(execute, parameters)
+            rows: list[Row] = cursor.fetchall() if cursor.description else []
+        except Error as error:
+            if sqlstate(error) in _OUTDATED:
+                session.forget_prepared()
+            raise
+        finally:
+            session.waiting_since = None
+        return rows
+
+    def _prepare(self, session: Session, statement: Statement) -> str:
+        """Prepare a statement and return the EXECUTE that runs it."""
+        name = session.name_of(statement.name)
+        self.execute_sql(f"PREPARE {name} AS {statement.numbered}")
+        # The statement stays prepared, also when the transaction around it is rolled back.
+        execute = session.prepared[statement.name] = f"EXECUTE {name}{statement.arguments}"
+        return execute
+
+    def _may_run_again(self, statement: Statement, error: PeeweeException) -> bool:
+        """Tell whether a statement that failed had no effect and may succeed now."""
+        if self.in_transaction():
+            return False
+        code = sqlstate(error)
+        if code in _OUTDATED:
+            return self.prepares
+        if code in _ROLLED_BACK:
+            return True
+        session: Session | None = self._here.session
+        # A read that waited for a silent server is not repeated: a second wait would exceed the time limit.
+        return statement.repeatable and session is not None and session.is_lost and not session.was_cut
+
+    # -- what Peewee calls, or its users ------------------------------------------------------------------------------
+
+    def connect(self, reuse_if_open: bool = False) -> bool:
+        """Connect this thread, as Peewee does; `close` gives the session back to the pool.
+
+        The session is opened before Peewee takes its lock, so a server that does not answer delays no other thread.
+        """
+        if self.is_closed() and not self.deferred:
+            self._take()
+        return bool(super().connect(reuse_if_open))
+
     def cursor(self, named_cursor: str | None = None) -> Any:
-        """Return a cursor, on a new connection where the thread's old one was lost."""
-        if self._is_lost() and not self.in_transaction():
-            self.dispose()
+        """Return a cursor, on a new connection if the thread's old one was lost outside a transaction."""
+        if not self.is_closed() and self._here.session.is_lost and not self.in_transaction():
+            self.close()
         # Peewee's stubs give this method no types.
         return super().cursor(named_cursor)  # type: ignore[no-untyped-call]
 
-    def _run(self, statement: "Statement", parameters: list[object]) -> list[Row]:
-        """Run a statement; whoever counts or logs statements sees it as one, with its own text."""
-        started = time.perf_counter()
-        said: Error | None = None
-        try:
-            return self._ready(statement).run(statement, parameters, prepares=self.prepares)
-        except psycopg.Error:
-            try:
-                with peewee_errors:
-                    raise
-            except Error as error:
-                said = error
-                raise
-        finally:
-            if self.query_hooks:
-                self._notify_hooks(statement.sql, parameters, started, said)  # type: ignore[attr-defined]
+    def close_all(self) -> None:
+        """Close this thread's session and the idle ones of the pool. Sessions that are in use close after it."""
+        if not self.is_closed():
+            self.close()
+        self._pool.close()
+        self._pool = SessionPool(self._open, self._size)
 
-    def _ready(self, statement: "Statement") -> _Connection:
-        """Return the thread's connection, a new one where the old one was lost.
+    def _connect(self) -> connection:
+        session: Session = self._here.session
+        return session.connection
 
-        A write has a look first whether the server has ended the connection while nobody used it, as a restart does: it
-        would fail, and could not be sent again, because it might have been done.
-        """
-        state = self._state
-        conn: _Connection | None = state.conn
-        if conn is None or ((conn.is_lost or (not statement.repeatable and conn.has_ended)) and not state.transactions):
-            self.dispose()
-            conn = self.connection()
-        return conn
+    def _close(self, _conn: connection) -> None:
+        session: Session = self._here.session
+        session.pool.give(session)
 
-    def _may_run_again(self, statement: "Statement", error: PeeweeException) -> bool:
-        """Tell whether a statement that failed was not done, and may succeed now."""
-        if sqlstate(error) in _OUTDATED and not self.is_closed():
-            # Also inside a transaction, for the statements after it.
-            conn: _Connection = self.connection()
-            conn.prepared.clear()
-            conn.generation += 1
-            return not self.in_transaction() and self.prepares
-        if self.in_transaction():
-            return False
-        if sqlstate(error) in _ROLLED_BACK:
-            return True
-        # Not after a wait for a silent server: a second one would exceed the time limit.
-        return statement.repeatable and self._is_lost() and not self._state.conn.was_cut
+    def _take(self, *, look: bool = True, fresh: bool = False) -> None:
+        self._here.session = None
+        with peewee_errors:
+            self._here.session = self._pool.take(look=look, fresh=fresh)
 
-    def _connect(self) -> psycopg.Connection:
+    def _open(self, pool: SessionPool) -> Session:
         with self._entrance.attempt():
-            conn = _Connection.open(self.database, **self.connect_params)
-        self._watch.add(conn)
-        return conn
-
-    def _is_lost(self) -> bool:
-        conn: _Connection | None = self._state.conn
-        return conn is not None and conn.is_lost
-
-    def _initialize_connection(self, conn: psycopg.Connection) -> None:
+            conn: connection = super()._connect()  # type: ignore[misc] # Not in Peewee's stubs.
+        session = Session(conn, pool)
+        self._watch.add(session)
+        # PGTZ in the environment is stronger than the start-up options. The server reports the zone, so this is free.
+        if conn.get_parameter_status("TimeZone") != "UTC":
+            with conn.cursor() as cursor:
+                cursor.execute("SET TimeZone TO 'UTC'")
+        # psycopg2 would read numbers inside JSONB as floats; money stays exact. Ids are text everywhere in the service.
+        register_type(_UUID_AS_TEXT, conn)
+        register_default_jsonb(conn, loads=lambda text: exactjson.loads(text.encode()))
         for hook in self.connection_hooks:
             hook(conn)
+        return session
 
 
-class Slot(ColumnBase):
-    """A place in a Peewee expression for a value that comes with each run of the statement.
+def connect_options(settings: Settings) -> dict[str, Any]:
+    """Return the driver's options of a connection, so that no database, role or environment changes an answer.
 
-    Args:
-        name: The keyword by which `Database.rows` takes the value.
-        cast: SQL type to cast to, needed where PostgreSQL cannot infer it (the select list of an INSERT … SELECT).
+    They travel in the start-up packet: a SET would cost a round trip a connection.
     """
-
-    def __init__(self, name: str, cast: str | None = None) -> None:
-        self.name = name
-        self.cast_to = cast
-
-    def __sql__(self, ctx: Context) -> Any:
-        if self.cast_to is None:
-            return ctx.value(_SlotName(self.name), converter=False)
-        return ctx.literal("CAST(").value(_SlotName(self.name), converter=False).literal(f" AS {self.cast_to})")
-
-
-class _SlotName(str):
-    """Marks, among the values of a compiled query, those that are filled at each run."""
-
-    __slots__ = ()
-
-
-class Statement:
-    """A Peewee query compiled once to SQL with slots: building a query costs more than running it.
-
-    Args:
-        query: Any Peewee query; each `Slot` in it becomes a parameter.
-    """
-
-    def __init__(self, query: Query) -> None:
-        self.sql, self._values = database.get_sql_context().sql(query).query()
-        self.repeatable = isinstance(query, Select)
-        # Behind a pooler that mixes up connections a name must at least never stand for another statement.
-        self.name = f"shop_{hashlib.sha256(self.sql.encode()).hexdigest()[:16]}"
-        numbers = itertools.count(1)
-        self.numbered = re.sub("%[s%]", lambda mark: f"${next(numbers)}" if mark[0] == "%s" else "%", self.sql)
-        # Values travel as text: PostgreSQL reads each as the type that its place asks for.
-        self.formats = [PyFormat.TEXT] * len(self._values)
-        # Nearly all statements have nothing but slots. As plain strings they are found sooner.
-        slots = [str(value) for value in self._values if type(value) is _SlotName]
-        self._slots = slots if len(slots) == len(self._values) else None
-
-    def bind(self, given: dict[str, object]) -> list[object]:
-        """Return the parameters in the order of the SQL.
-
-        Raises:
-            KeyError: A slot has no value in `given`.
-        """
-        if self._slots is not None:
-            return [given[name] for name in self._slots]
-        return [given[value] if type(value) is _SlotName else value for value in self._values]
+    parameters = {
+        "statement_timeout": f"{settings.statement_timeout}s",
+        "lock_timeout": f"{settings.lock_timeout}s",
+        "timezone": "UTC",
+        "datestyle": "ISO",
+        # All statements go by an index whatever their values are, also while a table is small: plans are kept.
+        "enable_seqscan": "off",
+        # A page comes from the order of an index, and ends with it. Left the choice, PostgreSQL reads and sorts the
+        # whole history for each page of a status that it thinks few orders have.
+        "enable_sort": "off",
+        # Before PostgreSQL 18, a sort that is switched off makes a plan seem so costly that it is compiled each time.
+        "jit": "off",
+        # A generic plan for all statements would save a little planning, but Citus refuses it.
+        "plan_cache_mode": "auto",
+    }
+    return {
+        "connect_timeout": settings.connect_timeout,
+        "client_encoding": "UTF8",
+        "application_name": "shop",
+        "options": " ".join(f"-c {name}={value}" for name, value in parameters.items()),
+    }
 
 
 def sqlstate(error: Error) -> str | None:
-    """Return PostgreSQL's code for `error` (its appendix A), or None where the server gave none."""
-    code: str | None = getattr(getattr(error, "orig", None), "sqlstate", None)
+    """Return PostgreSQL's code for `error` (its appendix A), or None if the server gave none."""
+    code: str | None = getattr(getattr(error, "orig", None), "pgcode", None)
     return code
 
 
@@ -390,6 +276,6 @@ def is_outage(error: Error) -> bool:
 
 
 # Peewee binds models to a database when they are defined, so there is one object for the process; `configure` points
-# it at a server. Threads share the object, never a connection.
+# it at a server.
 database = Database(None)
 _PING = Statement(Select(columns=[SQL("1")]))

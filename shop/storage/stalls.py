@@ -11,10 +11,10 @@ import time
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
 
-from psycopg import Connection, Error, OperationalError
+from psycopg2 import Error, OperationalError
 
+from shop.storage.sessions import Session
 from shop.storage.watchdog import Watchdog
 
 # How much longer than the server's own limit a statement is waited for, in seconds: the server's word comes first.
@@ -23,18 +23,6 @@ MARGIN = 1.0
 EVERY = 0.25
 # An attempt to connect that fails after this many seconds met silence; a refusal comes at once.
 SILENCE = 1.0
-
-
-class WatchedConnection(Connection[tuple[Any, ...]]):
-    """A connection of the driver that tells since when it waits for the server.
-
-    Attributes:
-        waiting_since: When the running statement was sent, by `time.perf_counter`; None while none runs.
-        was_cut: Whether it was given up because the server did not answer.
-    """
-
-    waiting_since: float | None = None
-    was_cut = False
 
 
 class Entrance:
@@ -75,8 +63,8 @@ class Entrance:
 class StatementWatch:
     """Hangs up on a server that has been silent for longer than a statement may take.
 
-    That costs a statement two assignments. A wait callback, the driver's own way to a time limit on our side, cost
-    each statement 3 of the 15 microseconds that it took.
+    That costs a statement two assignments. A wait callback, the driver's own way to a time limit on our side, would
+    cost every statement a fifth of its time.
 
     Args:
         limit: Longest run of a statement by the server's own clock, in seconds.
@@ -86,29 +74,29 @@ class StatementWatch:
     def __init__(self, limit: float, entrance: Entrance) -> None:
         self._limit = limit
         self._entrance = entrance
-        self._connections: weakref.WeakSet[WatchedConnection] = weakref.WeakSet()
+        self._sessions: weakref.WeakSet[Session] = weakref.WeakSet()
         self._changing = threading.Lock()
         self._watchdog = Watchdog(self._look, every=EVERY)
 
-    def add(self, conn: WatchedConnection) -> None:
-        """Watch a connection from now on, for as long as it lives."""
+    def add(self, session: Session) -> None:
+        """Watch a session from now on, for as long as it lives."""
         with self._changing:
-            self._connections.add(conn)
+            self._sessions.add(session)
         self._watchdog.watch()
 
     def _look(self) -> None:
         latest = time.perf_counter() - self._limit - MARGIN
         with self._changing:
-            connections = list(self._connections)
-        for conn in connections:
-            since = conn.waiting_since
+            sessions = list(self._sessions)
+        for session in sessions:
+            since = session.waiting_since
             if since is not None and since < latest:
-                self._cut(conn)
+                self._cut(session)
 
-    def _cut(self, conn: WatchedConnection) -> None:
-        conn.was_cut = True
+    def _cut(self, session: Session) -> None:
+        session.was_cut = True
         self._entrance.is_silent = True
         # The thread that waits sees the end of the connection, and goes on as after any loss. Closing the descriptor
         # here would leave it waiting, and its number free for another.
-        with suppress(Error, OSError), socket.socket(fileno=socket.dup(conn.fileno())) as line:
+        with suppress(Error, OSError), socket.socket(fileno=socket.dup(session.connection.fileno())) as line:
             line.shutdown(socket.SHUT_RDWR)

@@ -20,7 +20,7 @@ from typing import Any, ClassVar, TypeVar
 from unittest import mock
 
 import falcon
-import psycopg
+import psycopg2
 from peewee import QueryEvent
 from pydantic import SecretStr
 from webtest import TestResponse
@@ -32,6 +32,7 @@ from shop.security.passwords import Passwords
 from shop.security.tokens import Tokens
 from shop.settings import Settings
 from shop.storage.database import database
+from shop.storage.statements import is_prepare, statement_text
 from tests.harness.client import ApiClient, forget_exchange, last_exchange
 from tests.harness.findings import findings, spend, timed
 from tests.harness.live import Connection, LiveShop
@@ -51,7 +52,7 @@ Passwords.verify = timed("hashing", Passwords.verify)
 
 
 def _note_statement(event: QueryEvent) -> None:
-    findings.statements += 1
+    findings.statements += not is_prepare(event.sql)
     spend("database", event.duration)
 
 
@@ -140,7 +141,8 @@ class DomainTestCase(unittest.TestCase):
         statements: list[str] = []
 
         def note(event: Any) -> None:
-            statements.append(event.sql)
+            if not is_prepare(event.sql):
+                statements.append(statement_text(event.sql))
 
         database.query_hooks.append(note)
         try:
@@ -335,7 +337,7 @@ class LiveServerTestCase(unittest.TestCase):
 
 def rows_seen_by_another_connection(table: str) -> int:
     """Return how many rows of `table` are committed, as anybody else sees them."""
-    with closing(psycopg.connect(run_database_url())) as connection, connection.cursor() as cursor:
+    with closing(psycopg2.connect(run_database_url())) as connection, connection.cursor() as cursor:
         cursor.execute(f'SELECT count(*) FROM "{table}"')
         (count,) = cursor.fetchone()
         return count

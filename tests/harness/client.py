@@ -12,6 +12,7 @@ from shop import exactjson
 from shop.domain.models import User
 from shop.security.tokens import Actor, Tokens
 from shop.storage.database import database
+from shop.storage.statements import is_prepare, statement_text
 from tests.harness import contract
 from tests.harness.findings import spending
 
@@ -33,7 +34,9 @@ class Exchange:
         lines = [f"last request: {self.request}"]
         if self.response is not None:
             lines += [f"  answered with {self.response.status}", f"  {self.response.text[:SHOWN]}"]
-        lines += [f"  {event.duration * 1000:6.2f} ms  {event.sql[:SHOWN]}" for event in self.statements]
+        lines += [
+            f"  {event.duration * 1000:6.2f} ms  {statement_text(event.sql)[:SHOWN]}" for event in self.statements
+        ]
         return "\n".join(lines)
 
 
@@ -55,11 +58,16 @@ def forget_exchange() -> None:
 def _recorded(method: str, path: str) -> Iterator[Exchange]:
     global _last  # noqa: PLW0603
     _last = exchange = Exchange(f"{method} {path}")
-    database.query_hooks.append(exchange.statements.append)
+
+    def note(event: QueryEvent) -> None:
+        if not is_prepare(event.sql):
+            exchange.statements.append(event)
+
+    database.query_hooks.append(note)
     try:
         yield exchange
     finally:
-        database.query_hooks.remove(exchange.statements.append)
+        database.query_hooks.remove(note)
 
 
 class ApiClient:

@@ -20,7 +20,7 @@ from typing import Any, Self
 from uuid import uuid4
 
 import psutil
-import psycopg
+import psycopg2
 
 from shop.embedded.server import EmbeddedPostgres
 from shop.storage import migrations
@@ -84,7 +84,7 @@ class FaultyDatabase:
         until(lambda: self._answers() and self.main_process != killed, "the killed database is ready again")
 
     def _answers(self) -> bool:
-        with suppress(psycopg.Error, OSError, psutil.Error):
+        with suppress(psycopg2.Error, OSError, psutil.Error):
             self.execute("SELECT 1")
             return True
         return False
@@ -108,7 +108,7 @@ class FaultyDatabase:
     def execute(self, statement: str, *parameters: object) -> list[tuple[Any, ...]]:
         """Run one statement as the superuser, and return its rows."""
         options = "-c default_transaction_read_only=off"
-        with closing(psycopg.connect(self.superuser_url, options=options)) as connection:
+        with closing(psycopg2.connect(self.superuser_url, options=options)) as connection:
             connection.autocommit = True
             with connection.cursor() as cursor:
                 cursor.execute(statement, parameters)
@@ -248,7 +248,7 @@ class Load:
 def orders_by_key(url: str) -> dict[str, int]:
     """Return how many orders each idempotency key has in the database at `url`."""
     statement = "SELECT idempotency_key, count(*) FROM orders WHERE idempotency_key IS NOT NULL GROUP BY 1"
-    with closing(psycopg.connect(url)) as connection, connection.cursor() as cursor:
+    with closing(psycopg2.connect(url)) as connection, connection.cursor() as cursor:
         cursor.execute(statement)
         return dict(cursor.fetchall())
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple, NoReturn
 
-import psycopg
-from psycopg import Connection, Cursor
+import psycopg2
+from psycopg2.extensions import connection, cursor
 
 ROOT = Path(__file__).resolve().parents[2]
 INSTEAD = "test it in a CommittedApiTestCase"
@@ -62,15 +62,15 @@ class Guard:
         pinned: The sandbox's connection; its cursors are watched until `release`.
     """
 
-    def __init__(self, pinned: Connection) -> None:
+    def __init__(self, pinned: connection) -> None:
         self.escapes: list[Escape] = []
         self._pinned = pinned
         self._threads = set(threading.enumerate())
-        self._opened: list[tuple[weakref.ref[Connection], str]] = []
+        self._opened: list[tuple[weakref.ref[connection], str]] = []
         self._settings_before: set[str] | None = None
         self._set_where = self._locked_where = ""
-        self._outside = psycopg.connect, pinned.cursor_factory
-        psycopg.connect = self._watched_connect
+        self._outside = psycopg2.connect, pinned.cursor_factory
+        psycopg2.connect = self._watched_connect
         pinned.cursor_factory = self._watched_cursor
 
     @property
@@ -80,7 +80,7 @@ class Guard:
 
     def release(self) -> None:
         """Stop watching, and look for what was left behind, while the sandbox's transaction is still open."""
-        psycopg.connect, self._pinned.cursor_factory = self._outside
+        psycopg2.connect, self._pinned.cursor_factory = self._outside
         for opened, where in self._opened:
             left = opened()
             if left is not None and not left.closed:
@@ -143,25 +143,25 @@ class Guard:
         self.escapes.append(Escape(what, instead, where))
 
     def _names(self, query: str) -> set[Any]:
-        with Cursor(self._pinned) as plain:
+        with self._pinned.cursor(cursor_factory=cursor) as plain:
             plain.execute(query)
             return {name for (name,) in plain.fetchall()}
 
-    def _watched_connect(self, *args: Any, **kwargs: Any) -> Connection:
+    def _watched_connect(self, *args: Any, **kwargs: Any) -> connection:
         opened = self._outside[0](*args, **kwargs)
         self._opened.append((weakref.ref(opened), _frame_of_project(sys._getframe())))
         return opened
 
-    def _watched_cursor(self, *args: Any, **kwargs: Any) -> Cursor:
+    def _watched_cursor(self, *args: Any, **kwargs: Any) -> cursor:
         watched = _WatchedCursor(*args, **kwargs)
         watched.guard = self
         return watched
 
 
-class _WatchedCursor(Cursor):
+class _WatchedCursor(cursor):
     guard: Guard
 
-    def execute(self, query: Any, *args: Any, **options: Any) -> Cursor:
+    def execute(self, query: Any, *args: Any, **options: Any) -> cursor:
         self.guard.inspect(query)
         return super().execute(query, *args, **options)
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-import psycopg
+import psycopg2
 
 from shop.embedded.server import EmbeddedError, EmbeddedPostgres
 from tests.harness.live import LIMIT, still_running, temporary_directory, until
@@ -76,7 +76,7 @@ def setUpModule() -> None:
 
 def run_sql(url: str, statement: str, *parameters: object) -> list[tuple[Any, ...]]:
     """Run one statement on a connection of its own, in autocommit mode, and return its rows."""
-    with contextlib.closing(psycopg.connect(url)) as connection:
+    with contextlib.closing(psycopg2.connect(url)) as connection:
         connection.autocommit = True
         with connection.cursor() as cursor:
             cursor.execute(statement, parameters)
@@ -101,7 +101,7 @@ def kill(process: psutil.Process) -> None:
 def answers(url: str) -> bool:
     try:
         return run_sql(url, "SELECT 1") == [(1,)]
-    except psycopg.OperationalError:
+    except psycopg2.OperationalError:
         return False
 
 

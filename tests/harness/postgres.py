@@ -24,9 +24,9 @@ from functools import cache
 from urllib.parse import urlsplit, urlunsplit
 
 import docker
-import psycopg
+import psycopg2
 from docker.errors import DockerException
-from psycopg import sql
+from psycopg2 import sql
 
 from shop.embedded.server import EmbeddedPostgres
 from shop.storage import migrations
@@ -75,7 +75,7 @@ class Server:
 
     def execute(self, statement: sql.Composable, parameters: tuple[object, ...] = ()) -> list[tuple[object, ...]]:
         """Run one statement outside any transaction, as CREATE DATABASE needs it."""
-        with closing(psycopg.connect(self.url)) as connection:
+        with closing(psycopg2.connect(self.url)) as connection:
             connection.autocommit = True
             with connection.cursor() as cursor:
                 cursor.execute(statement, parameters)
@@ -145,7 +145,7 @@ def _template() -> str:
         migrations.migrate(server().url_of(draft_name))
         try:
             server().execute(sql.SQL("ALTER DATABASE {} RENAME TO {}").format(draft, identifier))
-        except psycopg.errors.DuplicateDatabase:
+        except psycopg2.errors.DuplicateDatabase:
             # Another run on the same server was first, with the same schema.
             server().execute(sql.SQL("DROP DATABASE {}").format(draft))
     return name
@@ -173,8 +173,8 @@ def _find() -> Server:
 
 def _given(url: str, reason: str) -> Server:
     try:
-        psycopg.connect(url).close()
-    except psycopg.OperationalError as error:
+        psycopg2.connect(url).close()
+    except psycopg2.OperationalError as error:
         raise NoServerError(f"SHOP_TEST_DATABASE_URL: {error}") from error
     return Server("url", reason, url, stop=lambda: None)
 

@@ -13,12 +13,11 @@ from contextlib import contextmanager
 from typing import Any
 
 from peewee import __exception_wrapper__ as peewee_errors
-from psycopg import Connection, OperationalError
-from psycopg import Error as DriverError
-from psycopg.errors import error_from_result
-from psycopg.pq import ExecStatus, TransactionStatus
+from psycopg2 import Error as DriverError
+from psycopg2.extensions import TRANSACTION_STATUS_IDLE, TRANSACTION_STATUS_INERROR, connection, cursor
 
-from shop.storage.database import Database, Row, Statement
+from shop.storage.database import Database
+from shop.storage.sessions import Session
 from tests.harness.findings import findings, spending
 from tests.harness.guard import INSTEAD, Guard, SandboxError
 from tests.harness.tables import delete_rows, tables_with_rows
@@ -40,20 +39,24 @@ class Sandbox:
     def enter(self) -> None:
         """Begin, on the calling thread's connection."""
         outside = getattr(self._database, "pinned", None)
-        # A cursor, because asking for one replaces a connection that an earlier test has lost.
-        pinned = outside.connection if outside else self._database.cursor().connection
+        if outside:
+            session = outside.session
+        else:
+            # Asking for a cursor replaces a connection that an earlier test has lost.
+            self._database.cursor().close()
+            session = self._database._here.session
         with spending("sandbox"):
-            self._enter(pinned, outside)
+            self._enter(session, outside)
         findings.sandboxes += 1
 
-    def _enter(self, pinned: Connection, outside: "_PinnedConnection | None") -> None:
-        database = self._database
+    def _enter(self, session: Session, outside: "_PinnedConnection | None") -> None:
+        database, pinned = self._database, session.connection
         self._outside = database.__class__, database._state, outside
         _send(pinned, "SAVEPOINT sandbox" if outside else "BEGIN; SAVEPOINT sandbox")
         self._guard = Guard(pinned)
         database.__class__ = SandboxedDatabase
         database._state = type(database._state)()
-        database.pinned = _PinnedConnection(pinned, self._guard)
+        database.pinned = _PinnedConnection(session, self._guard)
         # Open for this thread, as it was outside; other threads begin without a connection, there as here.
         database.connect()
 
@@ -94,9 +97,9 @@ class Sandbox:
         finally:
             _send(pinned, "ROLLBACK TO undone; RELEASE undone")
 
-    def _clean_up(self, pinned: Connection) -> None:
+    def _clean_up(self, pinned: connection) -> None:
         """Make the database as empty as the next test expects it, as seen by everybody."""
-        if not pinned.closed and pinned.info.transaction_status != TransactionStatus.IDLE and not self._outside[2]:
+        if not pinned.closed and pinned.info.transaction_status != TRANSACTION_STATUS_IDLE and not self._outside[2]:
             _send(pinned, "ROLLBACK")
         tables = tables_with_rows()
         if tables:
@@ -130,24 +133,19 @@ class SandboxedDatabase(Database):
         with self.pinned.statement():
             return super().execute_sql(sql, params)
 
-    def _run(self, statement: Statement, parameters: list[object]) -> list[Row]:
-        # Prepared by an earlier test, it goes to the server by its name, which tells the guard nothing.
-        self.pinned.guard.inspect(statement.sql)
-        with self.pinned.statement():
-            return super()._run(statement, parameters)
+    def _take(self, **_: Any) -> None:
+        self._here.session = self.pinned.session
 
-    def _connect(self) -> Connection:
-        return self.pinned.connection
-
-    def _close(self, conn: Connection) -> None:
+    def _close(self, conn: connection) -> None:
         pass
 
 
 class _PinnedConnection:
     """The one connection of a test, with at most one transaction of the service in it at a time."""
 
-    def __init__(self, pinned: Connection, guard: Guard) -> None:
-        self.connection = pinned
+    def __init__(self, session: Session, guard: Guard) -> None:
+        self.session = session
+        self.connection = session.connection
         self.guard = guard
         self._turn = threading.RLock()
         self._in_transaction = False
@@ -187,7 +185,7 @@ class _PinnedConnection:
         """
         if not self._in_transaction:
             return
-        if self.connection.info.transaction_status == TransactionStatus.INERROR:
+        if self.connection.info.transaction_status == TRANSACTION_STATUS_INERROR:
             # PostgreSQL answers COMMIT in a failed transaction with a rollback, and no error.
             self.rollback()
             return
@@ -221,9 +219,7 @@ class _PinnedConnection:
             self.guard.refuse(what, INSTEAD)
 
 
-def _send(conn: Connection, statements: str) -> None:
-    """Run SQL of the sandbox's own, unseen by query hooks and by the guard, and without what a cursor costs."""
-    result = conn.pgconn.exec_(statements.encode())
-    if result.status != ExecStatus.COMMAND_OK:
-        error = error_from_result(result)
-        raise error if error.sqlstate else OperationalError(str(error))
+def _send(conn: connection, statements: str) -> None:
+    """Run SQL of the sandbox's own, unseen by query hooks and by the guard."""
+    with conn.cursor(cursor_factory=cursor) as plain:
+        plain.execute(statements)

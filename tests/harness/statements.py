@@ -12,10 +12,10 @@ from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import Any
 
-from psycopg import ClientCursor, Connection
+from psycopg2.extensions import connection
 
 import shop
-from shop.storage.database import Statement
+from shop.storage.statements import Statement
 
 # These do something when they are imported, and have no statements; migrations are no part of the service's work.
 _NOT_IMPORTED = ("shop.__main__", "shop.wsgi", "shop.storage.migrations.")
@@ -107,7 +107,7 @@ class Node:
         return " AND ".join(self.facts[name] for name in names if name in self.facts)
 
 
-def plan(connected: Connection, statement: Statement, mode: str, **values: object) -> list[Node]:
+def plan(connected: connection, statement: Statement, mode: str, **values: object) -> list[Node]:
     """Return the nodes of the plan of `statement`, from the top, as PostgreSQL makes it for a prepared statement.
 
     Args:
@@ -122,15 +122,14 @@ def plan(connected: Connection, statement: Statement, mode: str, **values: objec
     numbers = iter(range(1, 100))
     text = re.sub("%s", lambda _: f"${next(numbers)}", statement.sql)
     given = statement.bind(SAMPLES | values)
-    # It puts values into the text, where EXPLAIN wants them.
-    with ClientCursor(connected) as cursor:
+    with connected.cursor() as cursor:
         cursor.execute(f"SET plan_cache_mode = {mode}; PREPARE planned AS {text}")
         try:
             arguments = f"({', '.join(['%s'] * len(given))})" if given else ""
             cursor.execute(f"EXPLAIN (FORMAT JSON) EXECUTE planned{arguments}", given)
             ((document,),) = cursor.fetchall()
         finally:
-            cursor.execute("DEALLOCATE planned")
+            cursor.execute("DEALLOCATE planned; RESET plan_cache_mode")
     return list(_nodes(document[0]["Plan"], ()))
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from functools import cache
 
-import psycopg
+import psycopg2
 from peewee import Model, sort_models
 
 from shop.domain import models
@@ -44,8 +44,8 @@ def tables_with_rows() -> list[str]:
 
 
 @contextmanager
-def _cursor() -> Iterator[psycopg.Cursor]:
-    with closing(psycopg.connect(database.database, **database.connect_params)) as connection:
+def _cursor() -> Iterator[psycopg2.extensions.cursor]:
+    with closing(psycopg2.connect(database.database, **database.connect_params)) as connection:
         connection.autocommit = True
         with connection.cursor() as cursor:
             yield cursor

@@ -7,9 +7,9 @@ from contextlib import closing, nullcontext
 from pathlib import Path
 from unittest import TestCase, mock
 
-import psycopg
+import psycopg2
 from peewee import ForeignKeyField, PostgresqlDatabase, ProgrammingError
-from psycopg import sql
+from psycopg2 import sql
 
 from shop.domain.models import LoginFailures, Order, User
 from shop.storage import migrations
@@ -105,7 +105,7 @@ class MigratingTest(TestCase):
     def test_a_start_on_a_database_that_is_up_to_date_waits_for_no_lock(self):
         url = empty_database("shop_test_locked")
         migrations.migrate(url)
-        with closing(psycopg.connect(url)) as holder, holder.cursor() as cursor:
+        with closing(psycopg2.connect(url)) as holder, holder.cursor() as cursor:
             cursor.execute("SELECT pg_advisory_xact_lock(%s)", (migrations.LOCK_KEY,))
             self.assertEqual([], migrations.migrate(impatient(url)))
 
@@ -150,7 +150,7 @@ class MigratingTest(TestCase):
                 with self.assertRaises(ProgrammingError):
                     migrations.migrate(url)
                 self.assertEqual([True, False], [bool(applied) for _, applied in migrations.status(url)])
-        with closing(psycopg.connect(url)) as connection, connection.cursor() as cursor:
+        with closing(psycopg2.connect(url)) as connection, connection.cursor() as cursor:
             cursor.execute("SELECT to_regclass('good')::text, to_regclass('bad')::text")
             self.assertEqual(("good", None), cursor.fetchone())
 

@@ -13,8 +13,8 @@ from typing import Any, ClassVar
 from unittest import mock
 from urllib.request import urlopen
 
-import psycopg
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
+import psycopg2
+from psycopg2.extensions import make_dsn, parse_dsn
 
 from shop import __version__
 from shop.api.observation import Observer
@@ -83,7 +83,7 @@ class ObservationTestCase(LiveServerTestCase):
     @contextmanager
     def other_connection(self) -> Iterator[Any]:
         """Yield a cursor on a connection of our own to the service's database."""
-        with closing(psycopg.connect(self.database_url)) as connection:
+        with closing(psycopg2.connect(self.database_url)) as connection:
             connection.autocommit = True
             with connection.cursor() as cursor:
                 yield cursor
@@ -96,7 +96,7 @@ class ObservationTestCase(LiveServerTestCase):
             cursor.execute("BEGIN; LOCK TABLE users")
             answer = thread.submit(send)
             try:
-                until(lambda: watcher.execute(waiting).fetchall(), "the request waits")
+                until(lambda: watcher.execute(waiting) or watcher.fetchall(), "the request waits")
                 started = time.monotonic()
                 until(lambda: time.monotonic() - started > SLOW / 1000, "it has waited for long")
                 yield
@@ -184,7 +184,7 @@ class SecretsTest(ObservationTestCase):
             "signature": session["token"].rpartition(".")[2],
             "forged token": FORGED,
             "key": SECRET_KEY,
-            "database password": conninfo_to_dict(self.database_url).get("password", DATABASE_PASSWORD),
+            "database password": parse_dsn(self.database_url).get("password", DATABASE_PASSWORD),
             "database password of the environment": DATABASE_PASSWORD,
             "e-mail": "mallory.secretive",
             "name": "Secretive",
@@ -237,9 +237,9 @@ class SecretsTest(ObservationTestCase):
 
     def database_is_out(self, login: dict[str, Any]) -> None:
         """Have the database take no connections, and lose those that it has."""
-        name = conninfo_to_dict(self.database_url)["dbname"]
+        name = parse_dsn(self.database_url)["dbname"]
         end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s"
-        with closing(psycopg.connect(make_conninfo(self.database_url, dbname="postgres"))) as connection:
+        with closing(psycopg2.connect(make_dsn(self.database_url, dbname="postgres"))) as connection:
             connection.autocommit = True
             with connection.cursor() as cursor:
                 cursor.execute(f'ALTER DATABASE "{name}" ALLOW_CONNECTIONS false')

@@ -12,7 +12,7 @@ status dearer: 97 of 100 changes touch no index (HOT updates, measured on a mill
 import os
 import unittest
 
-import psycopg
+import psycopg2
 from pydantic import SecretStr
 
 from shop.domain.orders import STATUSES
@@ -60,7 +60,7 @@ class PlanTest(unittest.TestCase):
         service = Database(None)
         service.configure(make_settings(database_url=SecretStr(clone(name))))
         cls.addClassCleanup(drop, name)
-        cls.connection = psycopg.connect(service.database, **service.connect_params)
+        cls.connection = psycopg2.connect(service.database, **service.connect_params)
         cls.addClassCleanup(cls.connection.close)
         cls.connection.autocommit = True
         with cls.connection.cursor() as cursor:

@@ -4,13 +4,14 @@ from typing import ClassVar
 
 from peewee import SQL, Select, Table
 
-from shop import exactjson
 from shop.demo.factories import OrderFactory, UserFactory
 from shop.domain.models import Order
-from shop.storage.database import Error, Slot, Statement, database
+from shop.storage.database import Error, database
+from shop.storage.sessions import Session
+from shop.storage.statements import Slot, Statement, is_prepare, statement_text
 from tests.harness.cases import ApiTestCase, CommittedApiTestCase, make_settings
 from tests.harness.postgres import setUpModule, tearDownModule  # noqa: F401
-from tests.harness.statements import statements
+from tests.harness.statements import plan, statements
 
 EVERYTHING = Statement(Select([Table("changing")], [SQL("*")]))
 ECHO = Statement(Select(columns=[Slot("text", "text")]))
@@ -19,7 +20,13 @@ ECHO = Statement(Select(columns=[Slot("text", "text")]))
 def prepared() -> dict[str, int]:
     """Return what is prepared on this connection: the text of each statement, and how often it has run."""
     rows = database.execute_sql("SELECT statement, generic_plans + custom_plans FROM pg_prepared_statements")
-    return dict(rows.fetchall())
+    # The server keeps the whole PREPARE.
+    return {text.partition(" AS ")[2]: runs for text, runs in rows.fetchall()}
+
+
+def session() -> Session:
+    """Return the session of this thread."""
+    return database._here.session
 
 
 class PreparedTest(ApiTestCase):
@@ -28,7 +35,7 @@ class PreparedTest(ApiTestCase):
     def setUp(self):
         super().setUp()
         database.execute_sql("DEALLOCATE ALL")
-        database.connection().prepared.clear()
+        session().forget_prepared()
 
     def test_a_statement_is_prepared_once_and_then_executed(self):
         with self.assertQueries(3):
@@ -41,12 +48,14 @@ class PreparedTest(ApiTestCase):
             self.assertEqual(("tea",), database.row(echo, text="tea"))
         self.assertEqual({ECHO.numbered: 2}, prepared())
 
-    def test_what_hooks_see_is_the_statement_itself(self):
+    def test_hooks_see_prepare_and_execute_which_stand_for_the_text(self):
         seen = []
         database.query_hooks.append(seen.append)
         self.addCleanup(database.query_hooks.remove, seen.append)
         database.row(ECHO, text="tea")
-        self.assertEqual([(ECHO.sql, ["tea"])], [(event.sql, event.params) for event in seen])
+        self.assertTrue(is_prepare(seen.pop(0).sql))
+        self.assertEqual([(ECHO.sql, ["tea"])], [(statement_text(event.sql), event.params) for event in seen])
+        self.assertEqual("SELECT 1", statement_text("SELECT 1"))
 
     def test_values_are_values_whatever_they_hold(self):
         for text in ("'); DROP TABLE users; --", "%s %(text)s %%", "\\", "$1", "é\u2028", ""):
@@ -69,7 +78,7 @@ class PreparedTest(ApiTestCase):
     def test_a_statement_that_cannot_be_prepared_fails_as_it_would_without(self):
         with self.assertRaisesRegex(Error, 'relation "changing" does not exist'):
             database.rows(EVERYTHING)
-        self.assertIsNone(database.connection().waiting_since, "nobody takes it for one that waits")
+        self.assertIsNone(session().waiting_since, "nobody takes it for one that waits")
         self.assertEqual(("tea",), database.row(ECHO, text="tea"))
 
     def test_switched_off_nothing_is_prepared(self):
@@ -130,7 +139,6 @@ class PlanTest(ApiTestCase):
 
     @staticmethod
     def plan(statement: Statement) -> str:
-        """Return the generic plan of a statement."""
-        # Without parameters, as Peewee would send them: the driver would look for theirs in the text.
-        cursor = database.cursor().execute(f"EXPLAIN (GENERIC_PLAN, FORMAT JSON) {statement.numbered}")
-        return exactjson.dumps(cursor.fetchone()[0]).decode()
+        """Return the tables that the generic plan of a statement reads, each with the way it is read."""
+        nodes = plan(database.connection(), statement, "force_generic_plan")
+        return "\n".join(f"{node.kind} {node.table}" for node in nodes)

@@ -4,7 +4,7 @@ from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from unittest import mock
 
-import psycopg
+import psycopg2
 from argon2 import PasswordHasher
 
 from shop.demo.factories import UserFactory
@@ -166,8 +166,8 @@ class CommittedThrottleTest(CommittedApiTestCase):
     def test_a_failure_does_not_wait_for_another_that_clears_away_the_same(self):
         long_ago = make_client(clock=lambda: START)
         long_ago.post("/users/login", {"email": "ada@example.com", "password": "wrong"}, status=401)
-        with closing(psycopg.connect(run_database_url())) as other:
-            other.execute("SELECT FROM login_failures FOR UPDATE")
+        with closing(psycopg2.connect(run_database_url())) as other:
+            other.cursor().execute("SELECT FROM login_failures FOR UPDATE")
             self.client.post("/users/login", {"email": "bob@example.com", "password": "wrong"}, status=401)
             self.assertEqual(2, LoginFailures.select().count(), "the other clears its row away")
 

@@ -3,7 +3,7 @@
 import threading
 import unittest
 
-import psycopg
+import psycopg2
 
 from shop.demo.factories import UserFactory
 from shop.domain.models import User
@@ -79,14 +79,14 @@ class GuardTest(unittest.TestCase):
         kept = []
 
         def guilty():
-            kept.append(psycopg.connect(run_database_url()))
+            kept.append(psycopg2.connect(run_database_url()))
 
-        self.assertEscapes(guilty, "a connection was left open; close it", "psycopg.connect(run_database_url())")
+        self.assertEscapes(guilty, "a connection was left open; close it", "psycopg2.connect(run_database_url())")
 
     def test_rows_committed_through_another_connection(self):
         def guilty():
             UserFactory.build()
-            connection = psycopg.connect(run_database_url())
+            connection = psycopg2.connect(run_database_url())
             with connection, connection.cursor() as cursor:
                 cursor.execute(
                     "INSERT INTO users VALUES ('0199e0c1-0000-7000-8000-000000000001', 'A', 'a', '', 'staff', now())"
@@ -131,7 +131,7 @@ class GuardTest(unittest.TestCase):
     def test_a_connection_lost(self):
         def guilty():
             backend = database.execute_sql("SELECT pg_backend_pid()").fetchone()
-            other = psycopg.connect(run_database_url())
+            other = psycopg2.connect(run_database_url())
             with other.cursor() as cursor:
                 cursor.execute("SELECT pg_terminate_backend(%s, 5000)", backend)
             other.close()
@@ -157,4 +157,4 @@ class InnocentTest(ApiTestCase):
         thread = threading.Thread(target=lambda: (User.select().count(), database.close()))
         thread.start()
         thread.join()
-        psycopg.connect(run_database_url()).close()
+        psycopg2.connect(run_database_url()).close()

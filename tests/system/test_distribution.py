@@ -9,7 +9,7 @@ import re
 import unittest
 from contextlib import closing
 
-import psycopg
+import psycopg2
 
 from tests.harness.live import ROOT
 from tests.harness.postgres import run_database_url, setUpModule, tearDownModule  # noqa: F401
@@ -32,7 +32,7 @@ class StatementTest(unittest.TestCase):
 
     @classmethod
     def setUpClass(cls):
-        cls.connection = cls.enterClassContext(closing(psycopg.connect(run_database_url())))
+        cls.connection = cls.enterClassContext(closing(psycopg2.connect(run_database_url())))
         cls.connection.autocommit = True
 
     def orders_found_by(self, statement):
@@ -77,7 +77,7 @@ class SchemaTest(unittest.TestCase):
 
     def asked(self, query):
         """Return the rows of a query."""
-        with closing(psycopg.connect(run_database_url())) as connection, connection.cursor() as cursor:
+        with closing(psycopg2.connect(run_database_url())) as connection, connection.cursor() as cursor:
             cursor.execute(query)
             return cursor.fetchall()
 

@@ -8,8 +8,8 @@ import stat
 from pathlib import Path
 from unittest import mock
 
-import psycopg
-from psycopg.conninfo import conninfo_to_dict
+import psycopg2
+from psycopg2.extensions import parse_dsn
 
 from shop.embedded import server as embedded
 from shop.embedded.server import AlreadyRunning, EmbeddedPostgres, default_home
@@ -108,7 +108,7 @@ class StartAndStopTest(EmbeddedTestCase):
         home = self.filled_home()
         server = self.server(home)
         server.start()
-        with self.assertRaises(psycopg.DataError):
+        with self.assertRaises(psycopg2.DataError):
             run_sql(server.url, "SELECT 'jane@example.org'::integer")
         server.stop()
         self.assertNotIn("jane@", (home / "postgres.log").read_text())
@@ -138,7 +138,7 @@ class PathTest(EmbeddedTestCase):
         home = self.filled_home("long" * 50)
         server = self.server(home)
         server.start()
-        sockets = Path(conninfo_to_dict(server.url)["host"])
+        sockets = Path(parse_dsn(server.url)["host"])
         self.assertFalse(sockets.is_relative_to(home))
         self.assertEqual(0o700, stat.S_IMODE(sockets.stat().st_mode))
         other = self.server(home)

@@ -14,14 +14,15 @@ from contextlib import closing
 from typing import Any, ClassVar
 from unittest import mock
 
-import psycopg
+import psycopg2
 from peewee import SQL, Select, fn
 
 from shop import exactjson
 from shop.demo.factories import OrderFactory, UserFactory
 from shop.domain import accounts
 from shop.storage import stalls
-from shop.storage.database import Database, Error, Slot, Statement, database, is_outage, sqlstate
+from shop.storage.database import Database, Error, database, is_outage, sqlstate
+from shop.storage.statements import Slot, Statement
 from tests.harness.cases import SECRET_KEY, CommittedApiTestCase, make_client
 from tests.harness.faults import PASSWORD, FaultyDatabase, Load, Outcome, an_order, orders_by_key, register
 from tests.harness.live import Connection, LiveShop, until
@@ -35,7 +36,7 @@ STATEMENT, CONNECT, LOCK = 1, 2, 1
 LONGEST = STATEMENT + stalls.MARGIN + CONNECT + 1
 # In how many seconds after its database the service is back as a whole.
 BACK = 1.0
-WORKERS, THREADS = 2, 4
+WORKERS, CONNECTIONS = 2, 4
 
 
 class FaultTestCase(unittest.TestCase):
@@ -57,7 +58,7 @@ class FaultTestCase(unittest.TestCase):
             "SHOP_CONNECT_TIMEOUT": str(CONNECT),
             "SHOP_LOCK_TIMEOUT": str(LOCK),
             "SHOP_WORKERS": str(WORKERS),
-            "SHOP_THREADS": str(THREADS),
+            "SHOP_DATABASE_CONNECTIONS": str(CONNECTIONS),
         }
         cls.shop = cls.enterClassContext(LiveShop(environment=environment | cls.environment))
 
@@ -84,7 +85,7 @@ class FaultTestCase(unittest.TestCase):
         self.assertLess(back - mended, BACK, "seconds until the first request was served")
         self.assertAllTold(load.outcomes)
         self.assertPlacedOnce(load)
-        self.assertLessEqual(self.database.service_connections(), WORKERS * THREADS, "no connection is leaked")
+        self.assertLessEqual(self.database.service_connections(), WORKERS * CONNECTIONS, "no connection is leaked")
         return load
 
     def assertAllTold(self, outcomes: list[Outcome]) -> None:
@@ -120,7 +121,7 @@ class OutageTest(FaultTestCase):
         self.outlast(self.database.kill, lambda: None, refused=0)
 
     def test_frozen_in_the_middle_of_requests(self):
-        load = self.outlast(self.database.freeze, self.database.thaw, refused=3 * WORKERS * THREADS)
+        load = self.outlast(self.database.freeze, self.database.thaw, refused=3 * WORKERS * CONNECTIONS)
         refused = sorted(o.seconds for o in load.outcomes if not o.is_served)
         # Once it is known to be silent, one thread of a worker tries it at a time, and the others are told at once.
         self.assertLess(refused[len(refused) // 4], 0.5, f"seconds until a refusal: {refused}")
@@ -146,7 +147,7 @@ class OutageTest(FaultTestCase):
                 self.make_read_only("off")
 
     def test_locked_for_longer_than_the_limit(self):
-        with closing(psycopg.connect(self.database.url)) as other, other.cursor() as cursor:
+        with closing(psycopg2.connect(self.database.url)) as other, other.cursor() as cursor:
             self.outlast(lambda: cursor.execute("LOCK TABLE orders IN ACCESS EXCLUSIVE MODE"), other.rollback)
 
     def test_its_connections_ended_again_and_again(self):
@@ -166,7 +167,7 @@ class OutageTest(FaultTestCase):
         self.database.stop()
         self.database.start()
         with Connection(self.shop.url, token) as connection:
-            placed = [connection.post("/orders", an_order(user_id)).status for _ in range(3 * WORKERS * THREADS)]
+            placed = [connection.post("/orders", an_order(user_id)).status for _ in range(3 * WORKERS * CONNECTIONS)]
         self.assertEqual({201}, set(placed), "no write is sent on a connection that has ended")
 
     def test_a_worker_killed_under_load(self):
@@ -179,7 +180,8 @@ class OutageTest(FaultTestCase):
         self.assertEqual(set(), {o.answer.status for o in load.outcomes if o.answer} - {200, 201})
         self.assertPlacedOnce(load)
         until(
-            lambda: self.database.service_connections() <= WORKERS * THREADS, "the killed worker's connections are gone"
+            lambda: self.database.service_connections() <= WORKERS * CONNECTIONS,
+            "the killed worker's connections are gone",
         )
 
 
@@ -202,8 +204,8 @@ class FullTest(FaultTestCase):
             self.database.end_connections()
             while True:
                 try:
-                    others.append(psycopg.connect(self.database.url))
-                except psycopg.OperationalError:
+                    others.append(psycopg2.connect(self.database.url))
+                except psycopg2.OperationalError:
                     return
 
         def leave() -> None:
@@ -232,7 +234,7 @@ class EachStatementTest(CommittedApiTestCase):
         super().setUp()
         self.user = UserFactory.create(email="ada@example.com", password="analytical engine")
         self.order = OrderFactory.create(user=self.user)
-        self.keeper = self.enterContext(closing(psycopg.connect(run_database_url())))
+        self.keeper = self.enterContext(closing(psycopg2.connect(run_database_url())))
         self.keeper.autocommit = True
 
     def requests(self):
@@ -268,19 +270,14 @@ class EachStatementTest(CommittedApiTestCase):
             cursor.execute("SELECT pg_terminate_backend(%s, 5000)", (pid,))
 
     def ending(self, *, at, when):
-        """Return a patch that ends the connection at a statement, `when` it is still idle or about to be used."""
+        """Return a patch that ends the connection at a statement, before the method `when` of the database."""
         counted = iter(range(1000))
         original = getattr(Database, when)
 
-        def harmed(database_, *args):
-            if next(counted) != at:
-                return original(database_, *args)
-            if when == "_run":
+        def harmed(*args, **options):
+            if next(counted) == at:
                 self.end_connection()
-                return original(database_, *args)
-            conn = original(database_, *args)
-            self.end_connection()
-            return conn
+            return original(*args, **options)
 
         return mock.patch.object(Database, when, harmed)
 
@@ -305,7 +302,7 @@ class EachStatementTest(CommittedApiTestCase):
         for name, send in self.requests():
             for number in range(self.statements_of(send)):
                 with self.subTest(name, statement=number):
-                    with self.ending(at=number, when="_ready"), self.quiet():
+                    with self.ending(at=number, when="_send"), self.quiet():
                         response = send()
                     if response.status_int == 503:
                         refused.add(name)
@@ -362,7 +359,7 @@ class InTheWayTest(unittest.TestCase):
         make_client(database_url=cls.database.url)
         # Afterwards everybody is back on the run's database.
         cls.addClassCleanup(make_client)
-        cls.other = cls.enterClassContext(closing(psycopg.connect(cls.database.superuser_url)))
+        cls.other = cls.enterClassContext(closing(psycopg2.connect(cls.database.superuser_url)))
 
     def tearDown(self):
         self.other.rollback()

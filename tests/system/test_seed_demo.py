@@ -17,8 +17,8 @@ from types import ModuleType
 from typing import IO
 from unittest import mock
 
-import psycopg
-from psycopg import sql
+import psycopg2
+from psycopg2 import sql
 
 from shop.demo.factories import PASSWORD, UserFactory
 from shop.domain.models import Order, User
@@ -250,7 +250,7 @@ class RefusalTest(SeedTestCase):
                 self.assertIn("Remove 1 user and 0 orders in the database", ended.stdout)
 
     def test_of_two_runs_at_once_the_second_is_refused(self):
-        with contextlib.closing(psycopg.connect(run_database_url())) as other, other.cursor() as cursor:
+        with contextlib.closing(psycopg2.connect(run_database_url())) as other, other.cursor() as cursor:
             cursor.execute("SELECT pg_advisory_xact_lock(%s)", (_script().LOCK_KEY,))
             self.assertRefused("another run is adding demo data to this database; .*", run())
 

@@ -22,8 +22,8 @@ from typing import Any
 from uuid import uuid4
 
 import psutil
-import psycopg
-from psycopg import sql
+import psycopg2
+from psycopg2 import sql
 
 from shop import __version__
 from shop.embedded.server import EmbeddedPostgres
@@ -271,7 +271,7 @@ class CrashTest(ServeTestCase):
         """Return how many orders each street has in the database of `home`, which is being served."""
         embedded = EmbeddedPostgres(home)
         embedded.start(join=True)
-        with closing(psycopg.connect(embedded.url)) as connection, connection.cursor() as cursor:
+        with closing(psycopg2.connect(embedded.url)) as connection, connection.cursor() as cursor:
             cursor.execute("SELECT shipping_address ->> 'street' FROM orders")
             return Counter(street for (street,) in cursor)
 
@@ -434,7 +434,7 @@ class MigrateTest(ServeTestCase):
         embedded = EmbeddedPostgres(home)
         self.addCleanup(embedded.stop)
         embedded.start()
-        with closing(psycopg.connect(embedded.url)) as connection, connection.cursor() as cursor:
+        with closing(psycopg2.connect(embedded.url)) as connection, connection.cursor() as cursor:
             connection.autocommit = True
             cursor.execute("BEGIN; LOCK TABLE schema_migration")
             with ThreadPoolExecutor(1) as thread:

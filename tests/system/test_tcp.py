@@ -8,7 +8,7 @@ from http.client import HTTPResponse
 from typing import ClassVar
 from uuid import uuid4
 
-import psycopg
+import psycopg2
 
 from shop import exactjson
 from shop.demo.factories import OrderFactory, UserFactory
@@ -30,7 +30,7 @@ class TcpTest(LiveServerTestCase):
     def test_the_database_that_it_was_given_is_the_one_that_it_uses(self) -> None:
         self.assertEqual([], self.shop.databases(), "it started none of its own")
         user_id = self.log_in_anew()
-        with closing(psycopg.connect(self.database_url)) as connection, connection.cursor() as cursor:
+        with closing(psycopg2.connect(self.database_url)) as connection, connection.cursor() as cursor:
             cursor.execute("SELECT count(*) FROM users WHERE id = %s", (user_id,))
             self.assertEqual((1,), cursor.fetchone())
 

@@ -4,7 +4,7 @@ import time
 from http.client import HTTPConnection
 from typing import ClassVar
 
-import psycopg
+import psycopg2
 
 from shop.api.middleware import WAITED
 from shop.app import create_app, utc_now
@@ -68,7 +68,7 @@ class WaitingTest(LiveServerTestCase):
 
     def test_those_behind_a_request_that_takes_too_long_get_a_503_and_then_it_serves_again(self):
         path = f"/users/{self.log_in_anew()}"
-        with psycopg.connect(self.database_url) as lock:
+        with psycopg2.connect(self.database_url) as lock:
             lock.execute("LOCK TABLE users")
             slow = self.send(path)
             until(lambda: lock.execute(WAITS).fetchone() == (1,), "the first request holds the only thread")

@@ -27,6 +27,7 @@ LAYERS = (
     {"shop.storage.database"},
     {"shop.storage.stalls", "shop.bodies"},
     {"shop.serving.proxies", "shop.serving.logs", "shop.serving.metrics", "shop.serving.exporter"},
+    {"shop.storage.sessions", "shop.storage.statements"},
     {
         "shop.storage.migrations",
         "shop.security.tokens",
@@ -102,7 +103,7 @@ class ImportTest(unittest.TestCase):
             if module == "shop.app" or module.startswith("shop.api"):
                 with self.subTest(module):
                     self.assertFalse(
-                        {n for n in imported(tree) if n.split(".")[0] in ("peewee", "playhouse", "psycopg")}
+                        {n for n in imported(tree) if n.split(".")[0] in ("peewee", "playhouse", "psycopg2")}
                     )
 
     def test_nothing_but_settings_reads_the_environment(self):

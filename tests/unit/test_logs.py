@@ -97,7 +97,7 @@ class JsonTest(LogsTest):
             message_primary = 'new row for relation "users" violates check constraint "users_name"'
 
         class DriverError(Exception):
-            diag, sqlstate = Diagnosis, "23514"
+            diag, pgcode = Diagnosis, "23514"
 
         text = f"{Diagnosis.message_primary}\nDETAIL:  Failing row contains (ada, {SECRET})."
         driver = DriverError(text)
@@ -113,7 +113,7 @@ class JsonTest(LogsTest):
             message_primary = f'invalid input syntax for type uuid: "{SECRET}"'
 
         error = DataError(Diagnosis.message_primary)
-        error.orig = mock.Mock(diag=Diagnosis, sqlstate="22P02")
+        error.orig = mock.Mock(diag=Diagnosis, pgcode="22P02")
         self.assertIn("peewee.DataError: SQLSTATE 22P02", self.assertSecretLeftOut(error))
 
     def test_the_input_in_a_validators_text_is_left_out(self):
