@@ -88,5 +88,5 @@ def statement_text(sql: str) -> str:
 
 
 def is_prepare(sql: str) -> bool:
-    """Tell whether `sql` only prepares a statement: whether that is needed depends on what the connection did before."""
+    """Tell whether `sql` only prepares a statement. A connection that knows the statement already needs none."""
     return sql.startswith("PREPARE ")
