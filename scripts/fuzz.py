@@ -17,7 +17,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.harness.live import LIMIT, Connection, LiveShop, run_shop, temporary_directory
+from tests.harness.live import LIMIT, Connection, temporary_directory
+from tests.support.live import LiveShop, run_shop
 
 HERE = Path(__file__).resolve().parent
 SCHEMATHESIS = Path(sys.executable).with_name("schemathesis")

@@ -34,8 +34,9 @@ from shop.embedded.server import EmbeddedPostgres
 from shop.settings import Settings
 from shop.storage import migrations
 from shop.storage.database import Database
-from tests.harness.faults import Load
-from tests.harness.live import ROOT, Connection, LiveShop, free_port, run_shop, temporary_directory, until
+from tests.harness.live import ROOT, Connection, free_port, temporary_directory, until
+from tests.support.faults import Load
+from tests.support.live import LiveShop, run_shop
 from tests.system.test_serve import register
 
 # Debian keeps it where the PATH of ordinary users does not look.

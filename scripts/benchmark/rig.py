@@ -27,7 +27,8 @@ from benchmark.load import CONNECTIONS, THREADS, Load
 from benchmark.operations import SPREAD, Operation, requests
 from shop.embedded.server import EmbeddedPostgres
 from shop.security.tokens import Tokens
-from tests.harness.live import LiveShop, free_port, temporary_directory, until
+from tests.harness.live import free_port, temporary_directory, until
+from tests.support.live import LiveShop
 
 ROOT = Path(__file__).resolve().parents[2]
 # Beside the server's programs. The package itself is not imported: that has effects of its own.

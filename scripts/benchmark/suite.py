@@ -11,10 +11,10 @@ from contextlib import contextmanager
 
 from shop.demo.factories import OrderFactory, UserFactory
 from shop.storage.database import database
-from tests.harness.cases import make_client
 from tests.harness.parity import ClonedDatabase
 from tests.harness.sandbox import Sandbox
 from tests.harness.tables import deletion
+from tests.support.cases import make_client
 
 BATCH = 100
 

@@ -1,8 +1,8 @@
-"""Base classes of the tests, and assertions in the words of the API.
+"""Base classes of the tests.
 
 `ApiTestCase` is the one to take: each test runs in a transaction that is rolled back. `CommittedApiTestCase` is for
 what needs real commits, such as races between threads; its rows are deleted afterwards. `LiveServerTestCase` is for
-what only a connection to the real server shows.
+what only a connection to the real server shows. Each has `setUpTestData`.
 """
 
 import copy
@@ -14,223 +14,128 @@ import unittest
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from datetime import datetime
 from functools import cache
 from typing import Any, ClassVar, TypeVar
-from unittest import mock
 
-import falcon
 import psycopg2
-from peewee import QueryEvent
-from pydantic import SecretStr
-from webtest import TestResponse
 
-from shop.app import create_app, utc_now
-from shop.demo.factories import UserFactory, source
-from shop.domain.models import Order, User
-from shop.security.passwords import Passwords
-from shop.security.tokens import Tokens
-from shop.settings import Settings
-from shop.storage.database import database
-from shop.storage.statements import is_prepare, statement_text
+from tests import binding
+from tests.harness import statements
 from tests.harness.client import ApiClient, forget_exchange, last_exchange
-from tests.harness.findings import findings, spend, timed
-from tests.harness.live import Connection, LiveShop
+from tests.harness.findings import timed
+from tests.harness.live import Connection, LiveServer, free_port
 from tests.harness.parity import ClonedDatabase
-from tests.harness.postgres import clone, drop, run_database_url
+from tests.harness.postgres import clone, current_url, drop, point_at, run_database_url
+from tests.harness.results import SEED
 from tests.harness.runner import order_options
 from tests.harness.sandbox import Sandbox
 from tests.harness.tables import deletion
 
-SECRET_KEY = "a key that only the tests know, 32 bytes and more"
 T = TypeVar("T")
 _numbers = itertools.count(1)
 # To unittest the frames of this module are its own: a traceback ends in the test, not in an assertion's insides.
 __unittest = True
-Passwords.hash = timed("hashing", Passwords.hash)
-Passwords.verify = timed("hashing", Passwords.verify)
 
 
-def _note_statement(event: QueryEvent) -> None:
-    findings.statements += not is_prepare(event.sql)
-    spend("database", event.duration)
-
-
-database.query_hooks.append(_note_statement)
+statements.watch()
 
 
 @cache
 def run_seed() -> str:
-    """Return the seed of the factories in this run: `SHOP_TEST_SEED`, else a new one, printed."""
-    seed = os.environ.get("SHOP_TEST_SEED") or str(random.SystemRandom().randrange(10**6))
-    print(f"factory seed {seed} (repeat with SHOP_TEST_SEED={seed})", file=sys.stderr)
+    """Return the seed of the factories in this run: that of the variable `…SEED`, else a new one, printed."""
+    seed = os.environ.get(SEED) or str(random.SystemRandom().randrange(10**6))
+    print(f"factory seed {seed} (repeat with {SEED}={seed})", file=sys.stderr)
     return seed
 
 
-def make_settings(**overrides: object) -> Settings:
-    """Return settings for an application under test: the run's database, cheap hashing, nothing of the environment."""
-    defaults = {
-        "database_url": SecretStr(_database_url()),
-        "secret_key": SecretStr(SECRET_KEY),
-        "argon2_time_cost": 1,
-        "argon2_memory_cost": 8,
-        # As many as a test has at once: half of them may hash.
-        "threads": 100,
-    }
-    with mock.patch.dict(os.environ):
-        for name in [name for name in os.environ if name.startswith("SHOP_")]:
-            del os.environ[name]
-        return Settings.load(**(defaults | overrides))
-
-
-def make_client(*, clock: Callable[[], datetime] = utc_now, **overrides: object) -> ApiClient:
-    """Return a client of an application of its own, with other settings or another clock."""
-    settings = make_settings(**overrides)
-    assert settings.secret_key is not None
-    tokens = Tokens(settings.secret_key.get_secret_value(), (), lifetime=settings.token_ttl, clock=clock)
-    return ApiClient(create_app(settings, clock=clock), tokens)
-
-
-def _database_url() -> str:
-    """Return the URL of the database that the running test is to use."""
-    in_clone = _mode == "commit" and database.database
-    return database.database if in_clone else run_database_url()
+def make_client(**overrides: Any) -> ApiClient:
+    """Return a client of an application of its own; `overrides` go to `binding.make_app`."""
+    return ApiClient(binding.make_app(current_url(), **overrides))
 
 
 @cache
-def _shared_client() -> ApiClient:
-    return make_client()
+def _shared(make: Callable[[], ApiClient]) -> ApiClient:
+    return make()
 
 
-class DomainTestCase(unittest.TestCase):
-    """Assertions in the words of the API, and failures that tell their story."""
+class KitTestCase(unittest.TestCase):
+    """A test with repeatable values, whose failure shows the last request and how to run it again."""
+
+    @classmethod
+    def setUpTestData(cls) -> None:
+        """Make what all tests of the class share, and put it on the class; see the base class that you take."""
 
     def setUp(self) -> None:
         super().setUp()
         # Each test has a seed of its own, so that it gets the same values alone and in the whole run.
-        source.reseed(f"{run_seed()} {self.id()}")
+        binding.factories().reseed(f"{run_seed()} {self.id()}")
+
+    def run(self, result: unittest.TestResult | None = None) -> unittest.TestResult | None:
+        """Run the test, as unittest does."""
         forget_exchange()
+        return super().run(result)
+
+    # The four parts of a test, as unittest lets subclasses of its own override them.
+
+    def _callSetUp(self) -> None:
+        with _told(self.id()):
+            super()._callSetUp()
 
     def _callTestMethod(self, method: Callable[[], None]) -> None:
-        with self._told():
+        with _told(self.id()):
             super()._callTestMethod(method)
+
+    def _callTearDown(self) -> None:
+        with _told(self.id()):
+            super()._callTearDown()
+
+    def _callCleanup(self, function: Callable[..., object], *args: Any, **kwargs: Any) -> None:
+        with _told(self.id()):
+            super()._callCleanup(function, *args, **kwargs)
 
     @contextmanager
     def subTest(self, *args: Any, **kwargs: Any) -> Iterator[None]:
-        with super().subTest(*args, **kwargs), self._told():
+        forget_exchange()
+        with super().subTest(*args, **kwargs), _told(self.id()):
             yield
 
-    @contextmanager
-    def _told(self) -> Iterator[None]:
-        """Add to a failure what was sent last, what it did to the database, and how to see it again."""
-        try:
-            yield
-        except unittest.SkipTest:
-            raise
-        except Exception as error:
-            if not hasattr(error, "__notes__"):
-                error.add_note(f"{last_exchange()}\nrerun: {self._rerun()}")
-            raise
+    @classmethod
+    def _has_test_data(cls) -> bool:
+        return cls.setUpTestData.__func__ is not KitTestCase.setUpTestData.__func__
 
-    def _rerun(self) -> str:
-        return " ".join(filter(None, [f"SHOP_TEST_SEED={run_seed()}", "scripts/test", order_options(), self.id()]))
+    @classmethod
+    def _make_test_data(cls) -> None:
+        """Call `setUpTestData`, and have each test get a copy of what it puts on the class."""
+        binding.factories().reseed(f"{run_seed()} {cls.__qualname__}")
+        forget_exchange()
+        before = dict(vars(cls))
+        with _told(f"{cls.__module__}.{cls.__qualname__}"):
+            cls.setUpTestData()
+        for name, value in list(vars(cls).items()):
+            if before.get(name) is not value and not isinstance(value, _ClassData):
+                setattr(cls, name, _ClassData(name, value))
 
     @contextmanager
     def assertQueries(self, count: int) -> Iterator[None]:
         """Fail unless the block runs exactly `count` statements; the failure lists them."""
-        statements: list[str] = []
-
-        def note(event: Any) -> None:
-            if not is_prepare(event.sql):
-                statements.append(statement_text(event.sql))
-
-        database.query_hooks.append(note)
-        try:
+        with statements.noted() as events:
             yield
-        finally:
-            database.query_hooks.remove(note)
-        listed = "\n".join(["", *statements]) if statements else " none"
-        self.assertEqual(count, len(statements), f"{count} statements were expected; there were{listed}")
-
-    def assertProblem(self, response: TestResponse, status: int, code: str, sentence: str | None = None) -> None:
-        """Fail unless `response` is an error of the one shape, with this status and code (and sentence)."""
-        self.assertEqual("application/problem+json", response.content_type)
-        problem = response.json
-        expected = {
-            "title": falcon.code_to_http_status(status).split(" ", 1)[1],
-            "status": status,
-            "code": code,
-            "error": problem.get("error") if sentence is None else sentence,
-            "requestId": response.headers["X-Request-ID"],
-        }
-        self.assertEqual(status, response.status_int)
-        self.assertEqual(expected, {name: value for name, value in problem.items() if name != "errors"})
-        self.assertRegex(problem["error"], r"^\S.*\w$", "`error` is a sentence for a person")
-
-    def assertFields(self, expected: dict[str, str], response: TestResponse) -> None:
-        """Fail unless the problem in `response` names exactly these fields, with these faults."""
-        self.assertEqual(expected, {fault["field"]: fault["error"] for fault in response.json["errors"]})
-
-    def assertUserShown(self, user: User, document: dict[str, Any]) -> None:
-        """Fail unless `document` shows `user` as the API does, and nothing more."""
-        self.assertEqual(
-            {"id": str(user.id), "name": user.name, "email": user.email, "createdAt": rfc3339(user.created_at)},
-            document,
-        )
-
-    def assertOrderStored(self, document: dict[str, Any]) -> Order:
-        """Fail unless the order that `document` shows is in the database as it is shown; return it."""
-        order = Order.get((Order.user == document["userId"]) & (Order.id == document["id"]))
-        shown = (document["items"], document["total"], document["status"], document["shippingAddress"])
-        self.assertEqual(shown, (_as_json(order.items), float(order.total), order.status, order.shipping_address))
-        return order
+        listed = "\n".join(["", *(statements.text_of(event.sql) for event in events)]) if events else " none"
+        self.assertEqual(count, len(events), f"{count} statements were expected; there were{listed}")
 
 
-class ApiTestCase(DomainTestCase):
-    """A test of the API in a sandbox: whatever it writes is rolled back, and no other connection ever sees it.
-
-    Override `setUpTestData` to make rows once for all tests of a class. Each test sees them in a savepoint of its own,
-    and gets its own copy of whatever was put on the class.
-
-    Attributes:
-        client: Sends requests to the application.
-        isolation: Keeps the test from others; `with self.isolation.undone():` undoes a part of a test.
-        not_in_parity_because: The reason why the class means nothing outside a sandbox, empty when it does.
-    """
-
-    client: ApiClient
-    isolation: Sandbox | ClonedDatabase
-    not_in_parity_because = ""
-    _class_isolation: ClassVar[Sandbox | ClonedDatabase | None] = None
-
-    @classmethod
-    def setUpTestData(cls) -> None:
-        """Make what all tests of the class share, and put it on the class."""
-
-    @classmethod
-    def setUpClass(cls) -> None:
-        super().setUpClass()
-        cls._class_isolation = None
-        if cls.setUpTestData.__func__ is ApiTestCase.setUpTestData.__func__:
-            return
-        source.reseed(f"{run_seed()} {cls.__qualname__}")
-        _shared_client()
-        isolation = _isolation()
-        isolation.enter()
-        cls.addClassCleanup(isolation.leave)
-        before = dict(vars(cls))
-        cls.setUpTestData()
-        for name, value in list(vars(cls).items()):
-            if before.get(name) is not value:
-                setattr(cls, name, _ClassData(name, value))
-        cls._class_isolation = isolation
-
-    def setUp(self) -> None:
-        super().setUp()
-        self.client = _shared_client()
-        self.isolation = _isolation(self._class_isolation)
-        self.isolation.enter()
-        self.addCleanup(self.isolation.leave)
+@contextmanager
+def _told(name: str) -> Iterator[None]:
+    """Add to a failure the last request, what it did to the database, and how to run the test `name` again."""
+    try:
+        yield
+    except unittest.SkipTest:
+        raise
+    except Exception as error:
+        if not any(note.startswith("rerun: ") for told in getattr(error, "__notes__", ()) for note in told.split("\n")):
+            words = filter(None, [f"{SEED}={run_seed()}", "scripts/test", order_options(), name])
+            error.add_note(f"{last_exchange()}\nrerun: {' '.join(words)}")
+        raise
 
 
 class _ClassData:
@@ -239,13 +144,57 @@ class _ClassData:
     def __init__(self, name: str, value: object) -> None:
         self._name, self._value = name, value
 
-    def __get__(self, test: "ApiTestCase | None", owner: type) -> object:
+    def __get__(self, test: KitTestCase | None, owner: type) -> object:
         if test is None:
             return self._value
         # One memo for the test: two attributes that refer to one object go on referring to one copy.
         memo = test.__dict__.setdefault("_copies", {})
-        copied = test.__dict__[self._name] = copy.deepcopy(self._value, memo)
+        try:
+            copied = test.__dict__[self._name] = copy.deepcopy(self._value, memo)
+        except Exception as error:
+            what = f"{owner.__qualname__}.{self._name}, which setUpTestData made, cannot be copied for each test"
+            raise TypeError(f"{what} ({error}); make it in setUp") from error
         return copied
+
+
+class ApiTestCase(KitTestCase):
+    """A test of the API in a sandbox: its rows are rolled back, and no other connection ever sees them.
+
+    Override `setUpTestData` to make rows once for all tests of a class. Each test sees them in a savepoint of its own,
+    and gets its own copy of each value on the class.
+
+    Attributes:
+        client: Sends requests to the application.
+        make_client: Makes the client that the tests share; a project may have another one.
+        isolation: Keeps the test from others; `with self.isolation.undone():` undoes a part of a test.
+        not_in_parity_because: The reason why the class means nothing outside a sandbox, empty when it does.
+    """
+
+    client: ApiClient
+    make_client: ClassVar[Callable[[], ApiClient]] = staticmethod(make_client)
+    isolation: Sandbox | ClonedDatabase
+    not_in_parity_because = ""
+    _class_isolation: ClassVar[Sandbox | ClonedDatabase | None] = None
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        super().setUpClass()
+        cls._class_isolation = None
+        if not cls._has_test_data():
+            return
+        _shared(cls.make_client)
+        isolation = _isolation()
+        isolation.enter()
+        cls.addClassCleanup(isolation.leave)
+        cls._make_test_data()
+        cls._class_isolation = isolation
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.client = _shared(self.make_client)
+        self.isolation = _isolation(self._class_isolation)
+        self.isolation.enter()
+        self.addCleanup(self.isolation.leave)
 
 
 _mode = "sandbox"
@@ -260,24 +209,31 @@ def use_isolation(mode: str) -> None:
 
 
 def _isolation(of_class: Sandbox | ClonedDatabase | None = None) -> Sandbox | ClonedDatabase:
+    database = binding.database()
     if _mode == "sandbox":
         return Sandbox(database)
     return ClonedDatabase(database, template=of_class.name if isinstance(of_class, ClonedDatabase) else None)
 
 
-class CommittedApiTestCase(DomainTestCase):
+class CommittedApiTestCase(KitTestCase):
     """A test of the API with real commits and as many connections as it has threads; its rows are deleted afterwards.
+
+    `setUpTestData` runs before each test, because the rows of each test are deleted.
 
     Attributes:
         client: Sends requests to the application, from any thread.
+        make_client: Makes the client that the tests share; a project may have another one.
     """
 
     client: ApiClient
+    make_client: ClassVar[Callable[[], ApiClient]] = staticmethod(make_client)
 
     def setUp(self) -> None:
+        self.client = _shared(self.make_client)
+        self.addCleanup(timed("deletion of committed rows", binding.database().execute_sql), deletion())
+        if self._has_test_data():
+            self._make_test_data()
         super().setUp()
-        self.client = _shared_client()
-        self.addCleanup(timed("deletion of committed rows", database.execute_sql), deletion())
 
     def at_once(self, *calls: Callable[[], T]) -> list[T]:
         """Make all calls at the same time, each in a thread of its own, and return their results in order."""
@@ -286,37 +242,51 @@ class CommittedApiTestCase(DomainTestCase):
             try:
                 return made()
             finally:
-                database.close()
+                binding.database().close()
 
         with ThreadPoolExecutor(len(calls)) as threads:
             return list(threads.map(call, calls))
 
 
-class LiveServerTestCase(unittest.TestCase):
-    """A test of the real command, `shop serve`, over TCP: for what only a connection shows. One server for the class.
+class LiveServerTestCase(KitTestCase):
+    """A test of the real server over TCP, for what only a connection shows. One server for the class.
+
+    The class has a database of its own, which factories use as well; its tests share the rows.
 
     Attributes:
-        environment: Further settings of the server, as environment variables.
-        shop: The server, with a database of its own.
+        environment: Further environment variables of the server.
+        server: The server.
+        database_url: Its database.
         connection: A kept-alive connection to it; `connect` opens more.
     """
 
     environment: ClassVar[dict[str, str]] = {}
-    shop: ClassVar[LiveShop]
+    server: ClassVar[LiveServer]
+    database_url: ClassVar[str]
     connection: Connection
 
     @classmethod
     def setUpClass(cls) -> None:
         super().setUpClass()
-        cls.database_url = clone(f"shop_live_{os.getpid()}_{next(_numbers)}")
-        cls.addClassCleanup(drop, cls.database_url.rpartition("/")[2].partition("?")[0])
-        needed = {
-            "SHOP_DATABASE_URL": cls.database_url,
-            "SHOP_SECRET_KEY": SECRET_KEY,
-            "SHOP_ARGON2_TIME_COST": "1",
-            "SHOP_ARGON2_MEMORY_COST": "8",
-        }
-        cls.shop = cls.enterClassContext(LiveShop(environment=needed | cls.environment))
+        name = f"{binding.NAME}_live_{os.getpid()}_{next(_numbers)}"
+        cls.database_url = clone(name)
+        cls.addClassCleanup(drop, name)
+        cls.addClassCleanup(point_at, current_url())
+        cls.addClassCleanup(binding.database().close)
+        point_at(cls.database_url)
+        if cls._has_test_data():
+            cls._make_test_data()
+        cls.server = cls.enterClassContext(cls.make_server(cls.database_url))
+
+    @classmethod
+    def make_server(cls, url: str) -> LiveServer:
+        """Return the server of the class, not yet started, on the database at `url`."""
+        port = free_port()
+        served = binding.serve(url, port)
+        if served is None:
+            raise unittest.SkipTest("the project has no command that serves (binding.serve)")
+        command, environment, ready = served
+        return LiveServer(command, environment | cls.environment, ready, port)
 
     def setUp(self) -> None:
         super().setUp()
@@ -324,15 +294,7 @@ class LiveServerTestCase(unittest.TestCase):
 
     def connect(self) -> Connection:
         """Return another connection to the server, closed when the test ends."""
-        return self.enterContext(Connection(self.shop.url))
-
-    def log_in_anew(self) -> str:
-        """Register a user and log in over the connection, which sends the token from then on; return the user's id."""
-        body = UserFactory.body(email=f"{next(_numbers)}@example.com")
-        user_id: str = self.connection.post("/users", body).json["id"]
-        login = self.connection.post("/users/login", {"email": body["email"], "password": body["password"]})
-        self.connection.token = login.json["token"]
-        return user_id
+        return self.enterContext(Connection(self.server.url))
 
 
 def rows_seen_by_another_connection(table: str) -> int:
@@ -341,12 +303,3 @@ def rows_seen_by_another_connection(table: str) -> int:
         cursor.execute(f'SELECT count(*) FROM "{table}"')
         (count,) = cursor.fetchone()
         return count
-
-
-def rfc3339(moment: datetime) -> str:
-    """Return a UTC moment as the API writes it."""
-    return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
-
-
-def _as_json(items: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [item | {"price": float(item["price"])} for item in items]

@@ -18,6 +18,8 @@ from typing import Any, NamedTuple, NoReturn
 import psycopg2
 from psycopg2.extensions import connection, cursor
 
+from tests import binding
+
 ROOT = Path(__file__).resolve().parents[2]
 INSTEAD = "test it in a CommittedApiTestCase"
 
@@ -184,7 +186,7 @@ def _frame_of_project(frame: FrameType | None) -> str:
     """Return the innermost frame of the service or of a test, at or above `frame`, in one line."""
     for summary in traceback.StackSummary.extract(traceback.walk_stack(frame), lookup_lines=False):
         path = Path(summary.filename)
-        if path.is_relative_to(ROOT / "shop") or (
+        if path.is_relative_to(ROOT / binding.PACKAGE) or (
             path.is_relative_to(ROOT / "tests") and path.parent.name != "harness"
         ):
             return f"{path.relative_to(ROOT)}:{summary.lineno}, in {summary.name}: {summary.line}"

@@ -1,8 +1,7 @@
-"""The real command in a process of its own, and a client that talks to it over TCP.
+"""The project's server in a process of its own, and a client that talks to it over TCP.
 
-`LiveShop` is `shop serve` as an operator runs it, with its workers and its database; `Connection` sends JSON over one
-kept-alive connection; `run_shop` runs any other command to its end. Nothing here sleeps for a while and hopes: what no
-event announces is polled by `until`, which says what it waited for in vain.
+`LiveServer` runs the command as an operator does; `Connection` sends JSON over one kept-alive connection. Nothing here
+sleeps: a condition that no event announces is polled by `until`, whose timeout names the condition.
 """
 
 import json
@@ -11,12 +10,10 @@ import re
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPMessage
@@ -27,16 +24,13 @@ from urllib.parse import urlsplit
 
 import psutil
 
+from tests import binding
 from tests.harness.findings import spending
 
 ROOT = Path(__file__).resolve().parents[2]
 # Nothing here takes more than a few seconds, so only a broken promise lasts this long.
 LIMIT = 30.0
 POLL = 0.005
-READY = re.compile(r"shop: serving on (http://\S+)")
-# What a process that belongs to the service, but is no worker, has in its command line.
-SUPERVISOR = "supervisor.py"
-NOT_WORKERS = (SUPERVISOR, "resource_tracker")
 
 
 class NotReady(AssertionError):
@@ -65,19 +59,12 @@ def still_running(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
     return [process for process in processes if _runs(process)]
 
 
-def temporary_directory(prefix: str = "shop-live-") -> Path:
+def temporary_directory(prefix: str = f"{binding.NAME}-live-") -> Path:
     """Make a directory for data homes, which the caller removes."""
     directory = Path(tempfile.mkdtemp(prefix=prefix))
     # Root's database runs as another account, which has to pass through it.
     directory.chmod(0o711)
     return directory
-
-
-def copy_of_home(home: Path, place: Path) -> Path:
-    """Copy a data home that nobody serves to `place`: a tenth of the work of making one."""
-    subprocess.run(["cp", "-Rp", home, place], check=True)
-    (place / "postgres.log").unlink()  # so that the copy's log tells of the copy alone
-    return place
 
 
 def free_port() -> int:
@@ -88,85 +75,31 @@ def free_port() -> int:
         return port
 
 
-class Command:
-    """`shop` with these arguments; `environment` is all that it sees of `SHOP_*`."""
-
-    def __init__(self, *arguments: str | Path, **environment: str) -> None:
-        self.arguments = tuple(map(str, arguments))
-        self.environment = environment
-
-    def start(self, **options: Any) -> subprocess.Popen[str]:
-        """Start it; `options` go to Popen."""
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith("SHOP_")}
-        return subprocess.Popen(
-            [sys.executable, "-m", "shop", *self.arguments],
-            env=inherited | self.environment,
-            cwd=ROOT,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            **options,
-        )
-
-
-@spending("server processes")
-def run_at_once(*commands: Command) -> list[subprocess.CompletedProcess[str]]:
-    """Run all commands at the same time to their ends, and return what they said, in order.
-
-    Raises:
-        subprocess.TimeoutExpired: One does not end; it has been killed.
-    """
-
-    def run(command: Command) -> subprocess.CompletedProcess[str]:
-        with command.start() as process:
-            try:
-                stdout, stderr = process.communicate(timeout=LIMIT)
-            except BaseException:
-                process.kill()
-                raise
-        return subprocess.CompletedProcess(command.arguments, process.returncode, stdout, stderr)
-
-    with ThreadPoolExecutor(len(commands)) as threads:
-        return list(threads.map(run, commands))
-
-
-def run_shop(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run one command to its end; see `Command`."""
-    (finished,) = run_at_once(Command(*arguments, **environment))
-    return finished
-
-
-class LiveShop:
-    """`shop serve` on a port of the loopback address, started by `start` or a `with` block.
+class LiveServer:
+    """The project's server on a port of the loopback address, started by `start` or a `with` block.
 
     It leads a process group of its own, as a command does that a shell has put in the foreground.
 
     Args:
-        data_dir: Data home of its embedded database; None where `environment` names a database.
-        port: The port; None for a free one.
-        environment: `SHOP_*` variables; it sees no others.
-        arguments: Further arguments of `shop serve`.
+        command: The program and its arguments.
+        environment: All its environment variables.
+        ready: What it prints when it serves; the first group, where there is one, is its address.
+        port: The port that the command was given.
 
     Attributes:
-        url: The address that it has printed.
-        stdout, stderr: Lines of its output so far, its workers' and its database's included.
+        url: Its address, once it serves.
+        stdout, stderr: Lines of its output so far, its children's included.
     """
 
     def __init__(
-        self,
-        data_dir: Path | None = None,
-        *,
-        port: int | None = None,
-        environment: Mapping[str, str] | None = None,
-        arguments: Iterable[str] = (),
+        self, command: Sequence[str], environment: Mapping[str, str], ready: str | re.Pattern[str], port: int
     ) -> None:
-        self.port = port or free_port()
+        self.port = port
         self.url = ""
         self.stdout: list[str] = []
         self.stderr: list[str] = []
-        home = [] if data_dir is None else ["--data-dir", data_dir]
-        self._command = Command("serve", "--port", str(self.port), *home, *arguments, **(environment or {}))
+        self._command, self._environment = command, environment
+        self._ready = re.compile(ready)
         self._decided = threading.Event()  # it serves, or never will
         self._process: subprocess.Popen[str] | None = None
         self._readers: list[threading.Thread] = []
@@ -193,7 +126,16 @@ class LiveShop:
         Raises:
             NotReady: It does not.
         """
-        self._process = self._command.start(start_new_session=True)
+        self._process = subprocess.Popen(
+            self._command,
+            env=self._environment,
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
         for stream, lines in ((self._process.stdout, self.stdout), (self._process.stderr, self.stderr)):
             reader = threading.Thread(target=self._collect, args=(stream, lines), daemon=True)
             reader.start()
@@ -202,35 +144,24 @@ class LiveShop:
         if not self.url:
             self.close()
             how = f"ended with status {self.process.returncode}" if in_time else f"was not ready in {LIMIT:.0f} seconds"
-            raise NotReady(f"shop serve {how} and said:\n" + "\n".join(self.stdout + self.stderr))
+            raise NotReady(f"the server {how} and said:\n" + "\n".join(self.stdout + self.stderr))
         self._family = self.family()
         return self
 
     def _collect(self, stream: IO[str], lines: list[str]) -> None:
         for line in stream:
             lines.append(line.rstrip("\n"))
-            if ready := READY.match(line):
-                self.url = ready[1]
+            if ready := self._ready.search(line):
+                self.url = ready[1] if ready.groups() else f"http://127.0.0.1:{self.port}"
                 self._decided.set()
         self._decided.set()
 
     # -- its processes ------------------------------------------------------------------------------------------------
 
     def family(self) -> list[psutil.Process]:
-        """Return all its processes: the server first, its workers, the supervisor of its database, the database's."""
+        """Return all its processes, the server first."""
         server = psutil.Process(self.process.pid)
-        # The database leads a session of its own, but its parents lead here.
         return [server, *server.children(recursive=True)]
-
-    def workers(self) -> list[psutil.Process]:
-        """Return its worker processes."""
-        children = psutil.Process(self.process.pid).children()
-        return [child for child in children if not any(word in _words(child) for word in NOT_WORKERS)]
-
-    def databases(self) -> list[psutil.Process]:
-        """Return the main processes of its own database: one, or none where it was given a database."""
-        children = psutil.Process(self.process.pid).children()
-        return [server for child in children if SUPERVISOR in _words(child) for server in child.children()]
 
     # -- its end ------------------------------------------------------------------------------------------------------
 
@@ -375,10 +306,3 @@ def _runs(process: psutil.Process) -> bool:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
-
-
-def _words(process: psutil.Process) -> str:
-    try:
-        return " ".join(process.cmdline())
-    except psutil.NoSuchProcess:
-        return ""

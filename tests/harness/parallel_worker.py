@@ -17,8 +17,9 @@ from multiprocessing.connection import Connection
 from types import FrameType
 from typing import Any
 
+from tests import binding
 from tests.harness.findings import Findings, findings
-from tests.harness.results import INTERRUPTED, Stopwatch
+from tests.harness.results import INTERRUPTED, SEED, Stopwatch
 
 # How each list of a result is filled, other than by the plain success.
 ADDERS = {
@@ -235,7 +236,7 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
 def _meet_server(environment: Mapping[str, str]) -> None:
     """Take the parent's server and seed, if it has any, without the lines in which the parent has already said so."""
     with contextlib.redirect_stderr(io.StringIO()):
-        if "SHOP_TEST_DATABASE_URL" in environment:
+        if f"{binding.PREFIX}DATABASE_URL" in environment:
             importlib.import_module("tests.harness.postgres").server()
-        if "SHOP_TEST_SEED" in environment:
+        if SEED in environment:
             importlib.import_module("tests.harness.cases").run_seed()

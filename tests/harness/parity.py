@@ -7,7 +7,8 @@ from contextlib import contextmanager
 
 from peewee import PostgresqlDatabase
 
-from tests.harness.postgres import clone, drop
+from tests import binding
+from tests.harness.postgres import clone, current_url, drop, point_at
 from tests.harness.tables import deletion, table_names
 
 _numbers = itertools.count(1)
@@ -24,18 +25,18 @@ class ClonedDatabase:
     def __init__(self, database: PostgresqlDatabase, template: str | None = None) -> None:
         self._database = database
         self._template = template
-        self.name = f"shop_parity_{os.getpid()}_{next(_numbers)}"
+        self.name = f"{binding.NAME}_parity_{os.getpid()}_{next(_numbers)}"
 
     def enter(self) -> None:
         """Make the clone and point the database object at it."""
-        self._outside = self._database.database
+        self._outside = current_url()
         self._database.close()
-        # With the limits and settings that the service's connections have, as everywhere.
-        self._database.init(clone(self.name, self._template), **self._database.connect_params)
+        point_at(clone(self.name, self._template))
 
     def leave(self) -> None:
         """Point the database object back and drop the clone, whoever is connected to it."""
-        self._database.init(self._outside, **self._database.connect_params)
+        self._database.close()
+        point_at(self._outside)
         drop(self.name)
 
     @contextmanager

@@ -4,10 +4,10 @@ A module of tests takes it as its fixture:
 
     from tests.harness.postgres import setUpModule, tearDownModule
 
-It comes from `SHOP_TEST_DATABASE_URL`; else from a container (`SHOP_TEST_IMAGE`), when a Docker engine answers; else it
-is the embedded one. `SHOP_TEST_SERVER` (url, container, embedded) forces a source. No server is a failed run, never a
-skipped one. On the server the migrated schema is a template, keyed by the hash of the migrations, and the run works
-on a clone of it.
+It comes from the variable `…DATABASE_URL` (its prefix is `binding.PREFIX`); else from a container (`…IMAGE`), when a
+Docker engine answers; else it is the embedded one. `…SERVER` (url, container, embedded) forces a source. No server is a
+failed run, never a skipped one. On the server the schema is a template, keyed by its fingerprint, and the run works on
+a clone of it.
 """
 
 import atexit
@@ -17,26 +17,20 @@ import secrets
 import signal
 import sys
 import warnings
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-import docker
 import psycopg2
-from docker.errors import DockerException
 from psycopg2 import sql
 
-from shop.embedded.server import EmbeddedPostgres
-from shop.storage import migrations
+from tests import binding
+from tests.harness.measured import unmeasured
 
-# Before the import below, which reads it: seconds between looks at a starting container, one second by default.
-os.environ.setdefault("TC_POOLING_INTERVAL", "0.1")
-from testcontainers.community.postgres import PostgresContainer
-
-from tests.harness.measured_embedded_supervisor import unmeasured
-
+URL, SERVER, IMAGE = (f"{binding.PREFIX}{name}" for name in ("DATABASE_URL", "SERVER", "IMAGE"))
 SOURCES = ("url", "container", "embedded")
 DEFAULT_IMAGE = "postgres:18-alpine"
 # Nothing here outlives the run, so nothing needs to survive a crash.
@@ -83,8 +77,23 @@ class Server:
 
 
 def setUpModule() -> None:
-    """Make sure that the run has its server and its database."""
+    """Make sure that the run has its server and its database, and that the project uses it."""
     run_database_url()
+
+
+def current_url() -> str:
+    """Return the URL of the database that the project uses now."""
+    return _current or run_database_url()
+
+
+def point_at(url: str) -> None:
+    """Have the project use the database at `url` from now on."""
+    global _current  # noqa: PLW0603 - there is one database object in a process.
+    binding.point_at(url)
+    _current = url
+
+
+_current = ""
 
 
 def tearDownModule() -> None:
@@ -110,15 +119,17 @@ def server() -> Server:
 
 @cache
 def run_database_url() -> str:
-    """Return the URL of the database that this run shares, with the migrated schema and no rows."""
-    url = clone(f"shop_test_{os.getpid()}")
+    """Return the URL of the database that this run shares, with the schema and no rows."""
+    name = f"{binding.NAME}_test_{os.getpid()}"
+    url = clone(name)
     # Registered after the server's own end, and so run before it.
-    atexit.register(drop, url.rpartition("/")[2].partition("?")[0])
+    atexit.register(drop, name)
+    point_at(url)
     return url
 
 
 def clone(name: str, template: str | None = None) -> str:
-    """Create the database `name` as a copy of `template`, the migrated schema if that is None, and return its URL."""
+    """Create the database `name` as a copy of `template`, the schema if that is None, and return its URL."""
     drop(name)
     source = sql.Identifier(template or _template())
     statement = sql.SQL("CREATE DATABASE {} TEMPLATE {} STRATEGY FILE_COPY")
@@ -133,8 +144,8 @@ def drop(name: str) -> None:
 
 @cache
 def _template() -> str:
-    """Return the name of the template with the migrated schema, made when the server has none of this hash."""
-    name = f"shop_template_{migrations.fingerprint()}"
+    """Return the name of the template with the schema, made when the server has none of this hash."""
+    name = f"{binding.NAME}_template_{binding.fingerprint()}"
     identifier = sql.Identifier(name)
     if not server().execute(sql.SQL("SELECT 1 FROM pg_database WHERE datname = %s"), (name,)):
         # Built under another name: a template that exists is complete, also after an interrupted run.
@@ -142,7 +153,9 @@ def _template() -> str:
         draft = sql.Identifier(draft_name)
         server().execute(sql.SQL("DROP DATABASE IF EXISTS {}").format(draft))
         server().execute(sql.SQL("CREATE DATABASE {}").format(draft))
-        migrations.migrate(server().url_of(draft_name))
+        binding.point_at(server().url_of(draft_name))
+        binding.make_schema()
+        binding.database().close()
         try:
             server().execute(sql.SQL("ALTER DATABASE {} RENAME TO {}").format(draft, identifier))
         except psycopg2.errors.DuplicateDatabase:
@@ -152,15 +165,15 @@ def _template() -> str:
 
 
 def _find() -> Server:
-    forced = os.environ.get("SHOP_TEST_SERVER")
-    url = os.environ.get("SHOP_TEST_DATABASE_URL")
+    forced = os.environ.get(SERVER)
+    url = os.environ.get(URL)
     if forced not in (None, "", *SOURCES):
-        raise NoServerError(f"SHOP_TEST_SERVER is {forced!r}; it may be one of {', '.join(SOURCES)}")
+        raise NoServerError(f"{SERVER} is {forced!r}; it may be one of {', '.join(SOURCES)}")
     if forced == "url" and not url:
-        raise NoServerError("SHOP_TEST_SERVER is url, but SHOP_TEST_DATABASE_URL is not set")
-    because = f"SHOP_TEST_SERVER={forced}"
+        raise NoServerError(f"{SERVER} is url, but {URL} is not set")
+    because = f"{SERVER}={forced}"
     if forced == "url" or (url and not forced):
-        return _given(url or "", because if forced else "SHOP_TEST_DATABASE_URL is set")
+        return _given(url or "", because if forced else f"{URL} is set")
     if forced == "container":
         return _container(because)
     if forced == "embedded":
@@ -175,17 +188,28 @@ def _given(url: str, reason: str) -> Server:
     try:
         psycopg2.connect(url).close()
     except psycopg2.OperationalError as error:
-        raise NoServerError(f"SHOP_TEST_DATABASE_URL: {error}") from error
+        raise NoServerError(f"{URL}: {error}") from error
     return Server("url", reason, url, stop=lambda: None)
 
 
 def _container(reason: str) -> Server:
-    if not _engine_answers():
-        raise NoServerError("no Docker engine answers")
-    image = os.environ.get("SHOP_TEST_IMAGE") or DEFAULT_IMAGE
+    # Imported here: they take half a second, and most runs need no container.
+    import docker  # noqa: PLC0415
+    from docker.errors import DockerException, ImageNotFound  # noqa: PLC0415
+
+    with _engine(docker) as engine:
+        image = os.environ.get(IMAGE) or DEFAULT_IMAGE
+        try:
+            engine.images.get(image)
+        except ImageNotFound:
+            _pull(engine, image)
+    # Before the import below, which reads it: seconds between looks at a starting container, one second by default.
+    os.environ.setdefault("TC_POOLING_INTERVAL", "0.1")
+    from testcontainers.community.postgres import PostgresContainer  # noqa: PLC0415
+
     # A password that nothing else looks like: a test searches logs for it.
     password = secrets.token_hex(16)
-    container = PostgresContainer(image, username="shop", password=password, dbname="shop", driver=None)
+    container = PostgresContainer(image, username=binding.NAME, password=password, dbname=binding.NAME, driver=None)
     container.with_command(["postgres", *(word for setting in NOT_DURABLE for word in ("-c", setting))])
     container.with_tmpfs_mount("/var/lib/postgresql")
     try:
@@ -195,22 +219,40 @@ def _container(reason: str) -> Server:
     return Server("container", f"{image}, {reason}", container.get_connection_url(), stop=container.stop)
 
 
-def _engine_answers() -> bool:
+@contextmanager
+def _engine(docker: Any) -> Iterator[Any]:
+    """Yield a client of the Docker engine.
+
+    Raises:
+        NoServerError: None answers.
+    """
     with warnings.catch_warnings():
         # Where nobody answers, docker's client leaves its socket to be collected, which is done while nobody is warned.
         warnings.simplefilter("ignore", ResourceWarning)
         try:
-            with closing(docker.from_env()) as client:
-                client.ping()
-            return True
-        except DockerException:
-            return False
+            engine = docker.from_env()
+            engine.ping()
+        except docker.errors.DockerException as error:
+            raise NoServerError("no Docker engine answers") from error
         finally:
             gc.collect()
+    with closing(engine):
+        yield engine
+
+
+def _pull(engine: Any, image: str) -> None:
+    from docker.errors import DockerException  # noqa: PLC0415
+
+    print(f"pulling {image}", file=sys.stderr)
+    try:
+        engine.images.pull(image)
+    except DockerException as error:
+        raise NoServerError(f"Docker cannot pull the image {image}") from error
 
 
 def _embedded(reason: str) -> Server:
-    embedded = EmbeddedPostgres.throwaway()
     with unmeasured():
-        embedded.start()
+        embedded = binding.embedded()
+    if embedded is None:
+        raise NoServerError(f"{reason}, {URL} is not set, and the project has no embedded PostgreSQL")
     return Server("embedded", reason, embedded.url, stop=embedded.stop)

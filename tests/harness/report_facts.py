@@ -14,6 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from tests import binding
 from tests.harness import gates
 from tests.harness.findings import Findings
 from tests.harness.results import FIXTURES
@@ -31,7 +32,7 @@ KINDS = {
     "database": "database: statements of the service",
     "hashing": "hashing of passwords",
     "requests over TCP": "HTTP: requests to a real server",
-    "server processes": "starting, stopping and running the command `shop`",
+    "server processes": "starting, stopping and running the project's command",
     "sandbox": "fixture: entering and leaving the sandbox",
     "deletion of committed rows": "fixture: deletion of committed rows",
     "contract checks": "holding answers against the description",
@@ -85,11 +86,13 @@ def gather(program: Any, tests: Sequence[Test], *, started: datetime, commit: st
             "seconds": (datetime.now(UTC) - started).total_seconds(),
             "status": program.status,
             "whole": program.coverage is not None,
+            "name": binding.NAME,
         },
         "environment": _environment(commit),
         "tests": [asdict(test) for test in tests],
         "coverage": {
             "code": asdict(program.coverage) if program.coverage else None,
+            "package": binding.PACKAGE,
             "least": gates.LEAST,
             "contract": contract,
             "access": access,
@@ -115,8 +118,7 @@ def _environment(commit: str) -> list[tuple[str, str]]:
     found.append(("Order", f"shuffled with the seed {shuffle}" if shuffle else "as written"))
     found.append(("Python", f"{platform.python_implementation()} {platform.python_version()}"))
     found.append(("System", f"{platform.system()} {platform.release()}, {os.cpu_count()} processors"))
-    required = {re.split(r"[^\w.-]", line, maxsplit=1)[0] for line in metadata.requires("shop") or []}
-    installed = {name: _version(name) for name in sorted(required, key=str.lower)}
+    installed = {name: _version(name) for name in sorted(binding.REQUIREMENTS, key=str.lower)}
     found.append(("Packages", ", ".join(f"{name} {version}" for name, version in installed.items() if version)))
     return found
 
@@ -267,10 +269,9 @@ def _recommendations(facts: dict[str, Any], findings: Findings) -> list[str]:
 
 def _unraced(findings: Findings) -> list[str]:
     """Return the ids of the operations that write and of which no test sent several at the same moment."""
-    from tests.harness.operations import operations  # noqa: PLC0415 - as in `_contract`
+    from tests.harness import contract  # noqa: PLC0415 - as in `_contract`
 
-    writing = {each.declared.id for each in operations() if each.method != "GET"}
-    return sorted(writing - findings.raced)
+    return sorted(contract.writing_operations() - findings.raced)
 
 
 def _places(file: dict[str, Any]) -> str:

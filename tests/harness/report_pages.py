@@ -50,7 +50,7 @@ def junit(facts: Mapping[str, Any]) -> str:
         "errors": str(errors),
         "skipped": str(summary["skipped"]),
     }
-    suite = ElementTree.Element("testsuite", {"name": "shop", "time": f"{summary['seconds']:.3f}", **counts})
+    suite = ElementTree.Element("testsuite", {"name": summary["name"], "time": f"{summary['seconds']:.3f}", **counts})
     for test in tests:
         place = f"{test['module']}.{test['classname']}" if test["classname"] != test["name"] else test["classname"]
         case = {"classname": place, "name": test["name"].rpartition(".")[2], "time": f"{test['seconds']:.3f}"}

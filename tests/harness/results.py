@@ -5,9 +5,12 @@ import time
 import unittest
 from typing import Any
 
+from tests import binding
 from tests.harness.findings import enter, findings
 
 PROGRAM = "scripts/test"
+# The variable that has the seed of the factories.
+SEED = f"{binding.PREFIX}SEED"
 PASSED, FAILED, WRONG_OPTIONS, NO_TESTS, INTERRUPTED = 0, 1, 2, 5, 130
 # Begins the name under which a result keeps how long the fixtures before a class's first test took.
 FIXTURES = "fixtures up to "

@@ -22,8 +22,9 @@ from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any, NoReturn
 
+from tests import binding
 from tests.harness import gates
-from tests.harness.measured_embedded_supervisor import unmeasured
+from tests.harness.measured import unmeasured
 from tests.harness.parallel import Parallel, spread
 from tests.harness.parallel_worker import Setup
 from tests.harness.results import (
@@ -31,6 +32,7 @@ from tests.harness.results import (
     INTERRUPTED,
     PASSED,
     PROGRAM,
+    SEED,
     WRONG_OPTIONS,
     Result,
     Stopwatch,
@@ -41,7 +43,7 @@ from tests.harness.results import (
 from tests.harness.trials import bisect, parity
 
 # Says the seed to this process and its workers; set anew, or removed, at the start of each run.
-SHUFFLE = "SHOP_TEST_SHUFFLE"
+SHUFFLE = f"{binding.PREFIX}SHUFFLE"
 # How long tests took, so that a parallel run begins with the longest. It is in the virtual environment, which git
 # ignores; a project that keeps that elsewhere does without.
 MEMORY = Path(".venv/test-seconds.json")
@@ -145,7 +147,7 @@ class Program(unittest.TestProgram):
         """Fail the run of the whole suite that has not shown all that it has to."""
         self.coverage = coverage
         self.shortfalls = gates.shortfalls(self.result.findings, coverage)
-        say(f"coverage of shop/: {coverage.percent:.1f} % of lines and branches", *self.shortfalls)
+        say(f"coverage of {binding.PACKAGE}/: {coverage.percent:.1f} % of lines and branches", *self.shortfalls)
         if self.shortfalls:
             self.status = FAILED
 
@@ -195,9 +197,9 @@ def hand_over() -> dict[str, str]:
             postgres.run_database_url()
         except postgres.NoServerError as error:
             sys.exit(f"{PROGRAM}: {error}")
-        environment |= {"SHOP_TEST_SERVER": "url", "SHOP_TEST_DATABASE_URL": postgres.server().url}
+        environment |= {postgres.SERVER: "url", postgres.URL: postgres.server().url}
     if cases := sys.modules.get(CASES):
-        environment["SHOP_TEST_SEED"] = cases.run_seed()
+        environment[SEED] = cases.run_seed()
     return environment
 
 

@@ -1,140 +1,56 @@
-"""The service's SQL statements, found in its modules, and what PostgreSQL would do for each.
+"""The statements that the project sends, as Peewee's query hooks report them."""
 
-Tests that hold all statements to a rule are built on this: a new `Statement` joins them by itself.
-"""
-
-import importlib
-import pkgutil
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from functools import cache
-from typing import Any
+from contextlib import contextmanager
 
-from psycopg2.extensions import connection
+from peewee import QueryEvent
 
-import shop
-from shop.storage.statements import Statement
+from tests import binding
+from tests.harness.findings import findings, spend
 
-# These do something when they are imported, and have no statements; migrations are no part of the service's work.
-_NOT_IMPORTED = ("shop.__main__", "shop.wsgi", "shop.storage.migrations.")
-_NOW = datetime(2025, 6, 1, tzinfo=UTC)
-ID = "00000000-0000-7000-8000-000000000001"
-# A value for each slot, as the service might give it. The ids and the times fit the rows of `test_plans`.
-SAMPLES: dict[str, object] = {
-    "id": ID,
-    "user_id": ID,
-    "name": "Ada Lovelace",
-    "email": "user-7@example.com",
-    "password_hash": "$argon2id$",
-    "old_hash": "$argon2id$",
-    "new_hash": "$argon2id$",
-    "role": "staff",
-    "items": "[]",
-    "total": 1,
-    "status": "confirmed",
-    "before": ["pending", "confirmed"],
-    "shipping_address": "{}",
-    "idempotency_key": "key-1",
-    "request_digest": b"digest",
-    "limit": 21,
-    "created_at": _NOW,
-    "now": _NOW,
-    "expiry": _NOW - timedelta(minutes=15),
-}
-PLAN_MODES = ("force_custom_plan", "force_generic_plan")
+_PREPARE = re.compile(r"\s*PREPARE\s+([^\s(]+)\s*(?:\([^)]*\))?\s*AS\s+(.*)", re.IGNORECASE | re.DOTALL)
+_EXECUTE = re.compile(r"\s*EXECUTE\s+([^\s(]+)", re.IGNORECASE)
+# The text of each prepared statement by its name.
+_prepared: dict[str, str] = {}
 
 
-@cache
-def statements() -> dict[str, Statement]:
-    """Return every statement that a module of the service holds, by module and name."""
-    found: dict[str, Statement] = {}
-    for info in pkgutil.walk_packages(shop.__path__, "shop."):
-        if not info.name.startswith(_NOT_IMPORTED):
-            module = importlib.import_module(info.name)
-            for name, value in vars(module).items():
-                for place, statement in _within(f"{info.name}.{name}", value):
-                    # A module may have imported it from the one that holds it, which is another name for the same.
-                    if statement not in found.values():
-                        found[place] = statement
-    return found
+def watch() -> None:
+    """Count all statements from now on, and remember what is prepared."""
+    hooks = binding.database().query_hooks
+    if _note not in hooks:
+        hooks.append(_note)
 
 
-def _within(place: str, value: object) -> Iterator[tuple[str, Statement]]:
-    """Yield the statements in a module's attribute: itself, or what a class or a container has."""
-    if isinstance(value, Statement):
-        yield place, value
-    elif isinstance(value, dict):
-        for key, inner in value.items():
-            yield from _within(f"{place}[{key!r}]", inner)
-    elif isinstance(value, list | tuple):
-        for number, inner in enumerate(value):
-            yield from _within(f"{place}[{number}]", inner)
-    elif isinstance(value, type) and value.__module__.startswith("shop"):
-        for name, inner in vars(value).items():
-            if isinstance(inner, Statement):
-                yield f"{place}.{name}", inner
+def text_of(sql: str) -> str:
+    """Return what an EXECUTE stands for, and any other statement as it is."""
+    executed = _EXECUTE.match(sql)
+    return _prepared.get(executed[1], sql) if executed else sql
 
 
-@dataclass(frozen=True)
-class Node:
-    """A node of a plan.
+@contextmanager
+def noted() -> Iterator[list[QueryEvent]]:
+    """Yield a list to which the statements in the block are added.
 
-    Attributes:
-        facts: What EXPLAIN says of it.
-        above: The nodes that it works for, from the top.
+    PREPARE is left out: whether a connection needs one depends on what it did before.
     """
+    events: list[QueryEvent] = []
 
-    facts: dict[str, Any]
-    above: "tuple[Node, ...]"
+    def note(event: QueryEvent) -> None:
+        if not _PREPARE.match(event.sql):
+            events.append(event)
 
-    @property
-    def kind(self) -> str:
-        """Its type, in EXPLAIN's words."""
-        kind: str = self.facts["Node Type"]
-        return kind
-
-    @property
-    def table(self) -> str | None:
-        """The table that it reads or changes."""
-        return self.facts.get("Relation Name")
-
-    @property
-    def conditions(self) -> str:
-        """What it asks of rows, by an index or by looking at them."""
-        names = ("Index Cond", "Recheck Cond", "Filter")
-        return " AND ".join(self.facts[name] for name in names if name in self.facts)
+    hooks = binding.database().query_hooks
+    hooks.append(note)
+    try:
+        yield events
+    finally:
+        hooks.remove(note)
 
 
-def plan(connected: connection, statement: Statement, mode: str, **values: object) -> list[Node]:
-    """Return the nodes of the plan of `statement`, from the top, as PostgreSQL makes it for a prepared statement.
-
-    Args:
-        connected: In autocommit.
-        statement: Planned, not run.
-        mode: One of PLAN_MODES: for these values, or for any.
-        values: Other values for slots than SAMPLES has.
-
-    Raises:
-        KeyError: SAMPLES has no value for a slot of a new statement.
-    """
-    numbers = iter(range(1, 100))
-    text = re.sub("%s", lambda _: f"${next(numbers)}", statement.sql)
-    given = statement.bind(SAMPLES | values)
-    with connected.cursor() as cursor:
-        cursor.execute(f"SET plan_cache_mode = {mode}; PREPARE planned AS {text}")
-        try:
-            arguments = f"({', '.join(['%s'] * len(given))})" if given else ""
-            cursor.execute(f"EXPLAIN (FORMAT JSON) EXECUTE planned{arguments}", given)
-            ((document,),) = cursor.fetchall()
-        finally:
-            cursor.execute("DEALLOCATE planned; RESET plan_cache_mode")
-    return list(_nodes(document[0]["Plan"], ()))
-
-
-def _nodes(facts: dict[str, Any], above: tuple[Node, ...]) -> Iterator[Node]:
-    node = Node(facts, above)
-    yield node
-    for inner in facts.get("Plans", ()):
-        yield from _nodes(inner, (*above, node))
+def _note(event: QueryEvent) -> None:
+    spend("database", event.duration)
+    if prepare := _PREPARE.match(event.sql):
+        _prepared[prepare[1]] = prepare[2]
+    else:
+        findings.statements += 1

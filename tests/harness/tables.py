@@ -1,21 +1,20 @@
-"""The tables of the service, found in its models: which have rows, and how they are emptied."""
+"""The tables of the project, found in its models: which have rows, and how they are emptied."""
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from functools import cache
 
 import psycopg2
-from peewee import Model, sort_models
+from peewee import sort_models
 
-from shop.domain import models
-from shop.storage.database import database
+from tests import binding
+from tests.harness.postgres import current_url
 
 
 @cache
 def table_names() -> tuple[str, ...]:
     """Return the names of all tables, each before those that it refers to: the order in which rows can be deleted."""
-    found = [item for item in vars(models).values() if isinstance(item, type) and issubclass(item, Model)]
-    return tuple(model._meta.table_name for model in reversed(sort_models([m for m in found if m is not Model])))
+    return tuple(model._meta.table_name for model in reversed(sort_models(binding.models())))
 
 
 @cache
@@ -45,7 +44,7 @@ def tables_with_rows() -> list[str]:
 
 @contextmanager
 def _cursor() -> Iterator[psycopg2.extensions.cursor]:
-    with closing(psycopg2.connect(database.database, **database.connect_params)) as connection:
+    with closing(psycopg2.connect(current_url())) as connection:
         connection.autocommit = True
         with connection.cursor() as cursor:
             yield cursor

@@ -9,7 +9,18 @@ from collections.abc import Callable, Iterable
 
 from tests.harness.parallel import Parallel, can_move
 from tests.harness.parallel_worker import Setup
-from tests.harness.results import FAILED, NO_TESTS, PASSED, PROGRAM, WRONG_OPTIONS, Result, classname, say, status_of
+from tests.harness.results import (
+    FAILED,
+    NO_TESTS,
+    PASSED,
+    PROGRAM,
+    SEED,
+    WRONG_OPTIONS,
+    Result,
+    classname,
+    say,
+    status_of,
+)
 
 Tests = tuple[unittest.TestCase, ...]
 
@@ -67,7 +78,7 @@ def bisect(name: str, tests: Tests, setup: Setup) -> int:
     if not names:
         say("it passed and failed after the same tests: something else than their order decides")
         return FAILED
-    seed = [f"SHOP_TEST_SEED={setup.environment['SHOP_TEST_SEED']}"] if "SHOP_TEST_SEED" in setup.environment else []
+    seed = [f"{SEED}={setup.environment[SEED]}"] if SEED in setup.environment else []
     together = f" these {len(names)} together, and none of them can be left out" if len(names) > 1 else ""
     say(f"it fails after{together}:", *(f"  {culprit}" for culprit in names))
     say("repeat it with:", f"  {' '.join([*seed, PROGRAM, *names, name])}")

@@ -18,35 +18,13 @@ from shop.app import utc_now
 from shop.demo.factories import OrderFactory, UserFactory
 from shop.domain.models import Order, User
 from shop.security.tokens import Tokens
-from tests.harness.cases import SECRET_KEY, ApiTestCase, make_client
 from tests.harness.findings import findings
-from tests.harness.operations import Operation, example, operations
 from tests.harness.postgres import setUpModule, tearDownModule  # noqa: F401
+from tests.support.access import KNOWN, POLICY, STRANGERS, policy, shown
+from tests.support.cases import SECRET_KEY, ApiTestCase, make_client
+from tests.support.operations import Operation, example, operations
 
 NEVER = "0199e0c1-0000-7000-8000-000000000001"
-REFUSED = (401, "UNAUTHORIZED")
-NO_USER = (404, "USER_NOT_FOUND")
-NO_ORDER = (404, "ORDER_NOT_FOUND")
-
-# Callers without a token that verifies get the same everywhere: refused, or served where no token is needed.
-STRANGERS = ("no token", "malformed", "expired", "wrong signature", "alg none")
-KNOWN = ("deleted user", "another user", "owner", "staff")
-# What callers with a good token get, in the order of `KNOWN`; None where no token is needed and all are served alike.
-POLICY: dict[str, tuple[object, object, object, object] | None] = {
-    "POST /users": None,
-    "POST /users/login": None,
-    "GET /users/{user_id}": (NO_USER, NO_USER, 200, 200),
-    "GET /users/{user_id}/orders": (NO_USER, NO_USER, 200, 200),
-    "POST /orders": (NO_USER, NO_USER, 201, NO_USER),
-    "GET /orders/{order_id}": (NO_ORDER, NO_ORDER, 200, 200),
-    # The example body cancels, which an owner may.
-    "PATCH /orders/{order_id}": (NO_ORDER, NO_ORDER, 200, 200),
-    "GET /livez": None,
-    "GET /readyz": None,
-    "GET /openapi.json": None,
-    "GET /docs": None,
-    "GET /docs/{asset}": None,
-}
 
 
 class AccessTest(ApiTestCase):
@@ -106,18 +84,11 @@ class AccessTest(ApiTestCase):
         path = operation.path(**{"user_id": str(self.owner.id), "order_id": str(self.order.id)} | ids)
         return self.client.request(operation.method, path, body, status="*", X_Request_ID="same", **headers)
 
-    def policy(self, operation: Operation) -> tuple[object, ...] | None:
-        """Return the operation's row of the table."""
-        if str(operation) not in POLICY:
-            self.fail(f"{operation} has no row in POLICY; a new operation needs one")
-        return POLICY[str(operation)]
-
-    def expected(self, operation: Operation, caller: str) -> object:
+    def expected(self, operation: Operation, caller: str) -> str:
         """Return what the table has."""
-        row = self.policy(operation)
-        if row is None:
-            return operation.declared.success.status
-        return REFUSED if caller in STRANGERS else row[KNOWN.index(caller)]
+        if str(operation) not in POLICY:
+            self.fail(f"{operation} has no row in POLICY (tests/support/access.py); a new operation needs one")
+        return policy()[str(operation)][caller]
 
     def test_every_operation_answers_every_caller_as_the_table_has_it(self):
         for operation in operations():
@@ -125,10 +96,8 @@ class AccessTest(ApiTestCase):
                 with self.subTest(operation=str(operation), caller=caller):
                     response = self.send(operation, caller)
                     status = response.status_int
-                    found = (status, response.json["code"]) if status >= 400 else status
-                    findings.access[str(operation), caller] = (
-                        " ".join(map(str, found)) if status >= 400 else str(status)
-                    )
+                    found = shown((status, response.json["code"]) if status >= 400 else status)
+                    findings.access[str(operation), caller] = found
                     self.assertEqual(self.expected(operation, caller), found)
 
     def test_the_table_has_no_operation_that_is_not_there(self):
@@ -136,7 +105,7 @@ class AccessTest(ApiTestCase):
 
     def test_what_the_table_lets_pass_without_a_token_is_declared_public(self):
         for operation in operations():
-            self.assertEqual(self.policy(operation) is None, operation.declared.is_public, str(operation))
+            self.assertEqual(POLICY.get(str(operation)) is None, operation.declared.is_public, str(operation))
 
     def test_a_responder_that_nobody_has_declared_needs_a_token(self):
         class Undeclared:

@@ -3,9 +3,9 @@
 import json
 
 from shop.demo.factories import OrderFactory, UserFactory
-from tests.harness.cases import ApiTestCase
-from tests.harness.operations import example, operations
 from tests.harness.postgres import setUpModule, tearDownModule  # noqa: F401
+from tests.support.cases import ApiTestCase
+from tests.support.operations import example, operations
 
 # One round trip each: the statement that does it finds out as well whether it may.
 BUDGETS = {

@@ -20,10 +20,10 @@ from shop.api.openapi.markdown import render
 from shop.app import create_app
 from shop.demo.factories import UserFactory
 from tests.harness import contract
-from tests.harness.cases import ApiTestCase, make_settings
 from tests.harness.client import TestResponse
-from tests.harness.operations import documented, example, operations
 from tests.harness.postgres import setUpModule, tearDownModule  # noqa: F401
+from tests.support.cases import ApiTestCase, make_settings
+from tests.support.operations import documented, example, operations
 
 README = Path(__file__).resolve().parents[2] / "README.md"
 

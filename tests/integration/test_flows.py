@@ -4,8 +4,8 @@ from decimal import Decimal
 
 from shop.demo.factories import OrderFactory, UserFactory
 from shop.domain.models import Order
-from tests.harness.cases import ApiTestCase
 from tests.harness.postgres import setUpModule, tearDownModule  # noqa: F401
+from tests.support.cases import ApiTestCase
 
 
 class FlowTest(ApiTestCase):

@@ -7,8 +7,8 @@ import subprocess
 import unittest
 from pathlib import Path
 
-from tests.harness.cases import LiveServerTestCase
 from tests.harness.postgres import setUpModule, tearDownModule  # noqa: F401
+from tests.support.cases import LiveServerTestCase
 
 ROOT = Path(__file__).resolve().parents[2]
 GUIDE = ROOT / "docs" / "testing.md"

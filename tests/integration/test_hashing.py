@@ -9,8 +9,8 @@ from argon2 import PasswordHasher
 from shop import exactjson
 from shop.demo.factories import UserFactory
 from shop.storage.database import database
-from tests.harness.cases import CommittedApiTestCase, make_client
 from tests.harness.postgres import setUpModule, tearDownModule  # noqa: F401
+from tests.support.cases import CommittedApiTestCase, make_client
 
 PASSWORD = "analytical engine"
 # Longer than anything here takes, in seconds: only a broken promise lasts this long.

@@ -1,9 +1,9 @@
 """What every answer tells those on its way: not to keep it, and not to take it for something else."""
 
 from shop.demo.factories import UserFactory
-from tests.harness.cases import ApiTestCase
-from tests.harness.operations import operations
 from tests.harness.postgres import setUpModule, tearDownModule  # noqa: F401
+from tests.support.cases import ApiTestCase
+from tests.support.operations import operations
 
 
 class HeadersTest(ApiTestCase):

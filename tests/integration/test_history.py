@@ -6,8 +6,8 @@ from urllib.parse import parse_qs, urlsplit
 from shop.demo.factories import LATEST, OrderFactory, UserFactory
 from shop.domain.models import Order
 from shop.storage.database import database
-from tests.harness.cases import ApiTestCase, make_client
 from tests.harness.postgres import setUpModule, tearDownModule  # noqa: F401
+from tests.support.cases import ApiTestCase, make_client
 
 NOBODY = "0199e0c1-0000-7000-8000-000000000001"
 

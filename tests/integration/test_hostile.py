@@ -16,10 +16,10 @@ from webtest import TestResponse
 
 from shop.demo.factories import OrderFactory, UserFactory
 from shop.storage.database import database
-from tests.harness.cases import ApiTestCase
 from tests.harness.findings import findings
-from tests.harness.operations import Operation, documented, example, fields, operations
 from tests.harness.postgres import setUpModule, tearDownModule  # noqa: F401
+from tests.support.cases import ApiTestCase
+from tests.support.operations import Operation, documented, example, fields, operations
 
 # JSON literals, as they are sent; some are none.
 LITERALS = (

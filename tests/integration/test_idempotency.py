@@ -9,8 +9,8 @@ from shop import exactjson
 from shop.demo.factories import OrderFactory, UserFactory
 from shop.domain.models import Order
 from shop.storage.database import Database
-from tests.harness.cases import ApiTestCase, CommittedApiTestCase
 from tests.harness.postgres import setUpModule, tearDownModule  # noqa: F401
+from tests.support.cases import ApiTestCase, CommittedApiTestCase
 
 REPLAYED = "Idempotent-Replayed"
 

@@ -14,8 +14,8 @@ from psycopg2 import sql
 from shop.domain.models import LoginFailures, Order, User
 from shop.storage import migrations
 from shop.storage.database import database
-from tests.harness.cases import ApiTestCase
 from tests.harness.postgres import server, setUpModule, tearDownModule  # noqa: F401
+from tests.support.cases import ApiTestCase
 
 ALL = ["0001_users_and_orders", "0002_login_failures"]
 

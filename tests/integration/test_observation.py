@@ -18,17 +18,16 @@ from psycopg2.extensions import make_dsn, parse_dsn
 
 from shop import __version__
 from shop.api.observation import Observer
-from shop.app import create_app, utc_now
+from shop.app import create_app
 from shop.demo.factories import UserFactory
-from shop.security.tokens import Tokens
 from shop.serving.logs import Writer, current
 from shop.serving.metrics import Metrics
 from shop.serving.proxies import Proxies
 from shop.storage.database import database
-from tests.harness.cases import SECRET_KEY, ApiTestCase, LiveServerTestCase, make_settings
 from tests.harness.client import ApiClient
 from tests.harness.live import LIMIT, Answer, free_port, until
 from tests.harness.postgres import setUpModule, tearDownModule  # noqa: F401
+from tests.support.cases import SECRET_KEY, ApiTestCase, LiveServerTestCase, make_settings
 
 _ids = count(1)
 DATABASE_PASSWORD = "only the database knows"
@@ -330,8 +329,7 @@ class ObserverTest(ApiTestCase):
         observer = Observer(self.writer, self.metrics, Proxies(()), 1)
         observer._slow = 1e-6
         settings = make_settings(threads=2)
-        tokens = Tokens(SECRET_KEY, (), lifetime=60, clock=utc_now)
-        self.client = ApiClient(create_app(settings, observer=observer), tokens)
+        self.client = ApiClient(create_app(settings, observer=observer))
         self.registry = self.metrics.registry
 
     def test_requests_statements_hashes_and_errors_are_noted_as_they_come(self):

@@ -17,9 +17,9 @@ from pydantic import SecretStr
 
 from shop.domain.orders import STATUSES
 from shop.storage.database import Database
-from tests.harness.cases import make_settings
 from tests.harness.postgres import clone, drop, setUpModule, tearDownModule  # noqa: F401
-from tests.harness.statements import ID, PLAN_MODES, Node, plan, statements
+from tests.support.cases import make_settings
+from tests.support.statements import ID, PLAN_MODES, Node, plan, statements
 
 # Statements that may read a table from end to end, each with its reason.
 READS_ALL = {

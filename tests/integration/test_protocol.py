@@ -9,15 +9,14 @@ from peewee import InternalError, OperationalError
 
 from shop.api import middleware
 from shop.api.middleware import OnePathEach
-from shop.app import create_app, utc_now
+from shop.app import create_app
 from shop.demo.factories import UserFactory
 from shop.domain.models import User
-from shop.security.tokens import Tokens
 from shop.storage.database import Database
-from tests.harness.cases import SECRET_KEY, ApiTestCase, make_client, make_settings
 from tests.harness.client import ApiClient
-from tests.harness.operations import Operation, example, operations
 from tests.harness.postgres import setUpModule, tearDownModule  # noqa: F401
+from tests.support.cases import ApiTestCase, make_client, make_settings
+from tests.support.operations import Operation, example, operations
 
 
 class EveryOperationTest(ApiTestCase):
@@ -215,13 +214,12 @@ class UnreadBodyTest(ApiTestCase):
         """Send a body where there is nothing, and return how much of it was read."""
         app, endless = create_app(make_settings(max_body=1000)), Endless()
         self.addCleanup(create_app, make_settings())
-        tokens = Tokens(SECRET_KEY, (), lifetime=60, clock=utc_now)
         environ_part = {name.replace("_", ".", 1): value for name, value in servers_part.items()}
 
         def serve(environ, start_response):
             return app(environ | {"wsgi.input": endless} | environ_part, start_response)
 
-        response = ApiClient(serve, tokens).request("POST", "/nothing", b"{", status=404, Content_Length="1000")
+        response = ApiClient(serve).request("POST", "/nothing", b"{", status=404, Content_Length="1000")
         self.assertProblem(response, 404, "NOT_FOUND")
         return endless.taken
 

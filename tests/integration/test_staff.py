@@ -8,8 +8,8 @@ from unittest import mock
 from shop import cli
 from shop.demo.factories import UserFactory
 from shop.domain.models import User
-from tests.harness.cases import ApiTestCase, CommittedApiTestCase
 from tests.harness.postgres import run_database_url, setUpModule, tearDownModule  # noqa: F401
+from tests.support.cases import ApiTestCase, CommittedApiTestCase
 
 
 class NoRequestMakesStaffTest(ApiTestCase):

@@ -10,8 +10,8 @@ from argon2 import PasswordHasher
 from shop.demo.factories import UserFactory
 from shop.domain.models import LoginFailures
 from shop.storage.database import database
-from tests.harness.cases import ApiTestCase, CommittedApiTestCase, make_client, rows_seen_by_another_connection
 from tests.harness.postgres import run_database_url, setUpModule, tearDownModule  # noqa: F401
+from tests.support.cases import ApiTestCase, CommittedApiTestCase, make_client, rows_seen_by_another_connection
 
 START = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 

@@ -6,8 +6,8 @@ from datetime import UTC, datetime, timedelta
 from shop import exactjson
 from shop.demo.factories import PASSWORD, UserFactory
 from shop.domain.models import User
-from tests.harness.cases import ApiTestCase, make_client, rfc3339
 from tests.harness.postgres import setUpModule, tearDownModule  # noqa: F401
+from tests.support.cases import ApiTestCase, make_client, rfc3339
 
 NOBODY = "0199e0c1-0000-7000-8000-000000000001"
 

@@ -7,8 +7,8 @@ from typing import ClassVar
 from shop import exactjson
 from shop.demo.factories import OrderFactory, UserFactory
 from shop.domain.models import User
-from tests.harness.cases import LiveServerTestCase
 from tests.harness.postgres import setUpModule, tearDownModule  # noqa: F401
+from tests.support.cases import LiveServerTestCase
 
 
 class WireTest(LiveServerTestCase):

@@ -8,9 +8,9 @@ import psycopg2
 from shop.demo.factories import UserFactory
 from shop.domain.models import User
 from shop.storage.database import database
-from tests.harness.cases import ApiTestCase
 from tests.harness.postgres import run_database_url, setUpModule, tearDownModule  # noqa: F401
 from tests.harness.tables import tables_with_rows
+from tests.support.cases import ApiTestCase
 
 
 class GuardTest(unittest.TestCase):

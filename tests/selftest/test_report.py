@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 
 from tests.harness import gates, report_facts, report_pages
 from tests.harness.findings import Findings
-from tests.harness.measured_embedded_supervisor import unmeasured
+from tests.harness.measured import unmeasured
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT = 30.0  # seconds, reached only by a broken promise

@@ -12,11 +12,11 @@ from peewee import IntegrityError
 from shop.demo.factories import OrderFactory, UserFactory
 from shop.domain.models import Order, User
 from shop.storage.database import database
-from tests.harness.cases import ApiTestCase, CommittedApiTestCase, rows_seen_by_another_connection
 from tests.harness.guard import SandboxError
 from tests.harness.postgres import setUpModule, tearDownModule  # noqa: F401
 from tests.harness.sandbox import Sandbox
 from tests.harness.tables import deletion
+from tests.support.cases import ApiTestCase, CommittedApiTestCase, rows_seen_by_another_connection
 
 
 def names() -> list[str]:

@@ -13,7 +13,7 @@ import psycopg2
 
 from tests.harness.live import ROOT
 from tests.harness.postgres import run_database_url, setUpModule, tearDownModule  # noqa: F401
-from tests.harness.statements import plan, statements
+from tests.support.statements import plan, statements
 
 # Statements that look for orders on all nodes, each with its reason.
 ASKS_EVERY_NODE = {

@@ -16,9 +16,9 @@ from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.wait import WebDriverWait
 
 from shop.demo.factories import UserFactory
-from tests.harness.cases import LiveServerTestCase
-from tests.harness.operations import operations
 from tests.harness.postgres import setUpModule, tearDownModule  # noqa: F401
+from tests.support.cases import LiveServerTestCase
+from tests.support.operations import operations
 
 # Seconds; only a page that does not work takes as long.
 PATIENCE = 15

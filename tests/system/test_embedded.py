@@ -13,9 +13,9 @@ from psycopg2.extensions import parse_dsn
 
 from shop.embedded import server as embedded
 from shop.embedded.server import AlreadyRunning, EmbeddedPostgres, default_home
-from tests.harness import homes
-from tests.harness.homes import LINUX, EmbeddedTestCase, answers, family, kill, run_sql, setUpModule  # noqa: F401
 from tests.harness.live import still_running, until
+from tests.support import homes
+from tests.support.homes import LINUX, EmbeddedTestCase, answers, family, kill, run_sql, setUpModule  # noqa: F401
 
 
 class StartAndStopTest(EmbeddedTestCase):

@@ -18,9 +18,9 @@ import psutil
 
 from shop.embedded import server as embedded
 from shop.embedded.server import EmbeddedError, EmbeddedPostgres
-from tests.harness import homes
-from tests.harness.homes import LINUX, ROOT, EmbeddedTestCase, answers, family, kill, run_sql, setUpModule  # noqa: F401
 from tests.harness.live import LIMIT, still_running, until
+from tests.support import homes
+from tests.support.homes import LINUX, ROOT, EmbeddedTestCase, answers, family, kill, run_sql, setUpModule  # noqa: F401
 
 
 class EndOfTheServiceTest(EmbeddedTestCase):

@@ -23,11 +23,12 @@ from shop.domain import accounts
 from shop.storage import stalls
 from shop.storage.database import Database, Error, database, is_outage, sqlstate
 from shop.storage.statements import Slot, Statement, is_prepare
-from tests.harness.cases import SECRET_KEY, CommittedApiTestCase, make_client
-from tests.harness.faults import PASSWORD, FaultyDatabase, Load, Outcome, an_order, orders_by_key, register
-from tests.harness.live import Connection, LiveShop, until
-from tests.harness.operations import operations
+from tests.harness.live import Connection, until
 from tests.harness.postgres import run_database_url, setUpModule, tearDownModule  # noqa: F401
+from tests.support.cases import SECRET_KEY, CommittedApiTestCase, make_client
+from tests.support.faults import PASSWORD, FaultyDatabase, Load, Outcome, an_order, orders_by_key, register
+from tests.support.live import LiveShop
+from tests.support.operations import operations
 
 CHEAP = {"SHOP_ARGON2_TIME_COST": "1", "SHOP_ARGON2_MEMORY_COST": "8"}
 # Seconds. The shortest limits that can be set: a connection has two seconds, by libpq's rule.

@@ -23,10 +23,10 @@ from psycopg2 import sql
 from shop.demo.factories import PASSWORD, UserFactory
 from shop.domain.models import Order, User
 from shop.storage.database import database
-from tests.harness.cases import CommittedApiTestCase
 from tests.harness.live import LIMIT, ROOT, until
 from tests.harness.postgres import drop, run_database_url, server, setUpModule, tearDownModule  # noqa: F401
 from tests.harness.tables import deletion
+from tests.support.cases import CommittedApiTestCase
 
 SCRIPT = ROOT / "scripts" / "seed_demo.py"
 ACCOUNT = re.compile(r"^  (\S+)  \((\w+), orders: ([\d,]+)\)$", re.M)

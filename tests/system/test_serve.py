@@ -30,20 +30,8 @@ from shop.embedded.server import EmbeddedPostgres
 from shop.serving.server import GRACE
 from shop.storage import migrations
 from tests.harness import postgres
-from tests.harness.live import (
-    LIMIT,
-    Answer,
-    Command,
-    Connection,
-    LiveShop,
-    copy_of_home,
-    free_port,
-    run_at_once,
-    run_shop,
-    still_running,
-    temporary_directory,
-    until,
-)
+from tests.harness.live import LIMIT, Answer, Connection, free_port, still_running, temporary_directory, until
+from tests.support.live import Command, LiveShop, copy_of_home, run_at_once, run_shop
 
 SECRET = "the secret key of these tests, 32 bytes and more"
 # Hashing that costs nothing, because no test here is about passwords; and a log of nothing but what is wrong.

@@ -17,13 +17,12 @@ from shop.api.slow_bodies import BREAK_OFF, BodyTimeLimit
 from shop.app import create_app
 from shop.demo.factories import OrderFactory, UserFactory
 from shop.domain.models import Order
-from shop.security.tokens import Tokens
-from tests.harness.cases import SECRET_KEY, CommittedApiTestCase, LiveServerTestCase, make_settings, utc_now
 from tests.harness.client import ApiClient
-from tests.harness.faults import Load
 from tests.harness.live import LIMIT, until
-from tests.harness.operations import operations
 from tests.harness.postgres import setUpModule, tearDownModule  # noqa: F401
+from tests.support.cases import CommittedApiTestCase, LiveServerTestCase, make_settings
+from tests.support.faults import Load
+from tests.support.operations import operations
 
 LENGTH = 100
 HEAD = b"POST /users HTTP/1.1\r\nHost: shop\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n{" % LENGTH
@@ -69,7 +68,7 @@ class HeldBackTest(CommittedApiTestCase):
             servers_part = {"wsgi.input": held_back, "wsgi.input_terminated": True, BREAK_OFF: held_back.break_off}
             return app(environ | servers_part, start_response)
 
-        self.client = ApiClient(serve, Tokens(SECRET_KEY, (), lifetime=3600, clock=utc_now))
+        self.client = ApiClient(serve)
 
     def test_every_operation_answers_408_when_the_body_does_not_come(self):
         orders = Order.select().count()

@@ -5,10 +5,11 @@ import time
 import unittest
 from typing import ClassVar
 
-from tests.harness.cases import SECRET_KEY
-from tests.harness.faults import Load, orders_by_key, roll
-from tests.harness.live import Connection, LiveShop, NotReady, still_running, until
+from tests.harness.live import Connection, NotReady, still_running, until
 from tests.harness.postgres import clone, drop, setUpModule, tearDownModule  # noqa: F401
+from tests.support.cases import SECRET_KEY
+from tests.support.faults import Load, orders_by_key, roll
+from tests.support.live import LiveShop
 
 DRAIN = 1
 

@@ -13,9 +13,9 @@ import psycopg2
 from shop import exactjson
 from shop.demo.factories import OrderFactory, UserFactory
 from shop.domain.models import User
-from tests.harness.cases import LiveServerTestCase
 from tests.harness.live import LIMIT, Answer
 from tests.harness.postgres import setUpModule, tearDownModule  # noqa: F401
+from tests.support.cases import LiveServerTestCase
 
 
 class TcpTest(LiveServerTestCase):

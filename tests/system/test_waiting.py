@@ -7,14 +7,13 @@ from typing import ClassVar
 import psycopg2
 
 from shop.api.middleware import WAITED
-from shop.app import create_app, utc_now
+from shop.app import create_app
 from shop.demo.factories import OrderFactory, UserFactory
-from shop.security.tokens import Tokens
-from tests.harness.cases import SECRET_KEY, CommittedApiTestCase, LiveServerTestCase, make_settings
 from tests.harness.client import ApiClient
 from tests.harness.live import LIMIT, until
-from tests.harness.operations import operations
 from tests.harness.postgres import setUpModule, tearDownModule  # noqa: F401
+from tests.support.cases import CommittedApiTestCase, LiveServerTestCase, make_settings
+from tests.support.operations import operations
 
 WAITS = """
     SELECT count(*) FROM pg_locks JOIN pg_database ON pg_database.oid = pg_locks.database
@@ -31,7 +30,6 @@ class MarkedTest(CommittedApiTestCase):
         self.addCleanup(create_app, make_settings())
         self.client = ApiClient(
             lambda environ, start_response: app(environ | {WAITED: True}, start_response),
-            Tokens(SECRET_KEY, (), lifetime=3600, clock=utc_now),
         )
 
     def test_every_operation_is_refused_unseen_but_the_one_that_tells_whether_the_process_is_alive(self):

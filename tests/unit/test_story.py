@@ -3,7 +3,7 @@
 import unittest
 
 from tests.harness import client
-from tests.harness.cases import DomainTestCase
+from tests.support.cases import DomainTestCase
 
 
 class StoryTest(unittest.TestCase):

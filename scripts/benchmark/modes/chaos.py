@@ -13,8 +13,9 @@ from pathlib import Path
 
 from benchmark.plan import Plan, Report, figure, say
 from shop.embedded.server import EmbeddedPostgres
-from tests.harness.faults import Load, orders_by_key
-from tests.harness.live import LiveShop, free_port, still_running, temporary_directory, until
+from tests.harness.live import free_port, still_running, temporary_directory, until
+from tests.support.faults import Load, orders_by_key
+from tests.support.live import LiveShop
 
 CLIENTS = 4
 PAUSE = 0.01  # seconds that a client waits after an answer

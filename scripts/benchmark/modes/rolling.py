@@ -8,8 +8,9 @@ from contextlib import ExitStack
 
 from benchmark.plan import Plan, Report, figure, say
 from shop.embedded.server import EmbeddedPostgres
-from tests.harness.faults import Load, orders_by_key, roll
-from tests.harness.live import LiveShop, temporary_directory
+from tests.harness.live import temporary_directory
+from tests.support.faults import Load, orders_by_key, roll
+from tests.support.live import LiveShop
 
 CLIENTS = 8
 DRAIN = 1  # seconds; far more than the front takes to notice

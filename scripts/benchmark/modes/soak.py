@@ -8,7 +8,7 @@ from benchmark.operations import GET_USER, LOG_IN, PLACE_ORDER, READS, Operation
 from benchmark.plan import Plan, Report, figure, say
 from benchmark.rig import Rig, target_of
 from shop.settings import Settings
-from tests.harness.live import LiveShop
+from tests.support.live import LiveShop
 
 # Reads, writes and log-ins share the connections in this way.
 MIX = ((GET_USER, 8), (READS[1], 8), (READS[2], 4), (PLACE_ORDER, CONNECTIONS - 22), (LOG_IN, 2))

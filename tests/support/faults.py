@@ -24,8 +24,9 @@ import psycopg2
 
 from shop.embedded.server import EmbeddedPostgres
 from shop.storage import migrations
-from tests.harness.live import LIMIT, Answer, Connection, LiveShop, temporary_directory, until
-from tests.harness.measured_embedded_supervisor import unmeasured
+from tests.harness.live import LIMIT, Answer, Connection, temporary_directory, until
+from tests.harness.measured import unmeasured
+from tests.support.live import LiveShop
 
 PASSWORD = "correct horse"
 TOLD = 12  # outcomes in a failure

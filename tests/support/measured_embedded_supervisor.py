@@ -7,29 +7,16 @@ in its place, this file brings site-packages back, with which coverage.py starts
 import os
 import runpy
 import site
-from collections.abc import Iterator
-from contextlib import contextmanager
-
-SWITCH = "COVERAGE_PROCESS_CONFIG"  # in the environment of processes that coverage.py is to measure
 
 
 def take_its_place() -> None:
     """Have `shop.embedded.server` in this process run this file, if the process is measured."""
+    from tests.harness.measured import SWITCH  # noqa: PLC0415 - run as a file, it is not in a package
+
     if SWITCH in os.environ:
         from shop.embedded import supervisor as embedded_supervisor  # noqa: PLC0415 - measurement first
 
         embedded_supervisor.__file__ = __file__
-
-
-@contextmanager
-def unmeasured() -> Iterator[None]:
-    """Leave out processes that start in the block: what outlives the measurement would have nowhere to write to."""
-    switch = os.environ.pop(SWITCH, None)
-    try:
-        yield
-    finally:
-        if switch is not None:
-            os.environ[SWITCH] = switch
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ import psycopg2
 
 from shop.embedded.server import EmbeddedError, EmbeddedPostgres
 from tests.harness.live import LIMIT, still_running, temporary_directory, until
+from tests.support.measured_embedded_supervisor import take_its_place
 
 ROOT = os.name == "posix" and os.geteuid() == 0
 LINUX = sys.platform == "linux"
@@ -67,6 +68,7 @@ made: Path  # the data home whose data directory is lent
 def setUpModule() -> None:
     """Make the data home that is lent."""
     global base, made  # noqa: PLW0603 - unittest's module fixture has no other place
+    take_its_place()
     base = temporary_directory("shop-test-")
     unittest.addModuleCleanup(shutil.rmtree, base)
     made = base / "new/home"

@@ -1,0 +1,125 @@
+"""The command `shop` in a process of its own: `LiveShop` is `shop serve`, `run_shop` runs any other command."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from tests.harness.findings import spending
+from tests.harness.live import LIMIT, ROOT, LiveServer, free_port
+
+READY = r"shop: serving on (http://\S+)"
+# What a process that belongs to the service, but is no worker, has in its command line.
+SUPERVISOR = "supervisor.py"
+NOT_WORKERS = (SUPERVISOR, "resource_tracker")
+
+
+def inherited() -> dict[str, str]:
+    """Return the environment without the service's settings."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("SHOP_")}
+
+
+def serve_command(port: int, *arguments: str | Path) -> list[str]:
+    """Return the command that serves on `port`."""
+    return [sys.executable, "-m", "shop", "serve", "--port", str(port), *map(str, arguments)]
+
+
+class Command:
+    """`shop` with these arguments; `environment` is all that it sees of `SHOP_*`."""
+
+    def __init__(self, *arguments: str | Path, **environment: str) -> None:
+        self.arguments = tuple(map(str, arguments))
+        self.environment = environment
+
+    def start(self, **options: Any) -> subprocess.Popen[str]:
+        """Start it; `options` go to Popen."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "shop", *self.arguments],
+            env=inherited() | self.environment,
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            **options,
+        )
+
+
+@spending("server processes")
+def run_at_once(*commands: Command) -> list[subprocess.CompletedProcess[str]]:
+    """Run all commands at the same time to their ends, and return what they said, in order.
+
+    Raises:
+        subprocess.TimeoutExpired: One does not end; it has been killed.
+    """
+
+    def run(command: Command) -> subprocess.CompletedProcess[str]:
+        with command.start() as process:
+            try:
+                stdout, stderr = process.communicate(timeout=LIMIT)
+            except BaseException:
+                process.kill()
+                raise
+        return subprocess.CompletedProcess(command.arguments, process.returncode, stdout, stderr)
+
+    with ThreadPoolExecutor(len(commands)) as threads:
+        return list(threads.map(run, commands))
+
+
+def run_shop(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run one command to its end; see `Command`."""
+    (finished,) = run_at_once(Command(*arguments, **environment))
+    return finished
+
+
+class LiveShop(LiveServer):
+    """`shop serve` on a port of the loopback address, with its workers and its database.
+
+    Args:
+        data_dir: Data home of its embedded database; None where `environment` names a database.
+        port: The port; None for a free one.
+        environment: `SHOP_*` variables; it sees no others.
+        arguments: Further arguments of `shop serve`.
+    """
+
+    def __init__(
+        self,
+        data_dir: Path | None = None,
+        *,
+        port: int | None = None,
+        environment: Mapping[str, str] | None = None,
+        arguments: Iterable[str] = (),
+    ) -> None:
+        port = port or free_port()
+        home = [] if data_dir is None else ["--data-dir", data_dir]
+        command = serve_command(port, *home, *arguments)
+        super().__init__(command, inherited() | dict(environment or {}), READY, port)
+
+    def workers(self) -> list[psutil.Process]:
+        """Return its worker processes."""
+        children = psutil.Process(self.process.pid).children()
+        return [child for child in children if not any(word in _words(child) for word in NOT_WORKERS)]
+
+    def databases(self) -> list[psutil.Process]:
+        """Return the main processes of its own database: one, or none where it was given a database."""
+        children = psutil.Process(self.process.pid).children()
+        return [server for child in children if SUPERVISOR in _words(child) for server in child.children()]
+
+
+def copy_of_home(home: Path, place: Path) -> Path:
+    """Copy a data home that nobody serves to `place`: a tenth of the work of making one."""
+    subprocess.run(["cp", "-Rp", home, place], check=True)
+    (place / "postgres.log").unlink()  # so that the copy's log tells of the copy alone
+    return place
+
+
+def _words(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.NoSuchProcess:
+        return ""
