@@ -10,7 +10,6 @@ from shop.api import health, middleware, orders, problems, responses, users
 from shop.api.observation import Observation, Observer
 from shop.api.openapi import page as docs
 from shop.api.openapi.description import describe
-from shop.api.slow_bodies import BodyTimeLimit
 from shop.domain.throttle import Throttle
 from shop.security.cursors import Cursors
 from shop.security.passwords import Passwords
@@ -63,12 +62,10 @@ def create_app(
     app: falcon.App[Any, Any] = falcon.App(
         middleware=[
             middleware.RequestId(),
-            # Before whatever may refuse a request: what is left of its body is read nevertheless. Half of the threads
-            # at most wait for slow clients: the others answer everybody else.
-            BodyTimeLimit(limit=settings.body_timeout, places=max(1, settings.threads // 2)),
             *([Observation(observer)] if observer else []),
-            middleware.WaitLimit(),
-            middleware.OnePathEach(),
+            middleware.CloseWhileDraining(is_draining),
+            middleware.WaitLimit(settings.queue_timeout, clock),
+            middleware.RequestTarget(),
             middleware.BodyLimit(settings.max_body),
             middleware.Authentication(parts.tokens),
         ],

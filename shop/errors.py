@@ -116,12 +116,6 @@ class MethodNotAllowed(ShopError):
     status, code, sentence = 405, "METHOD_NOT_ALLOWED", "This path does not answer to this method"
 
 
-class RequestTimeout(ShopError):
-    """The body did not come in time, or too slowly while others were waiting (RFC 9110, section 15.5.9)."""
-
-    status, code, sentence = 408, "REQUEST_TIMEOUT", "The body did not arrive in time"
-
-
 class EmailExists(ShopError):
     """An account with this e-mail address exists, in whatever case it is spelled."""
 
@@ -144,6 +138,14 @@ class UnsupportedMediaType(ShopError):
     """The body is not declared to be JSON."""
 
     status, code, sentence = 415, "UNSUPPORTED_MEDIA_TYPE", "Content-Type must be application/json"
+
+
+class UnsupportedContentEncoding(UnsupportedMediaType):
+    """The body is compressed, or encoded in another way that the service does not undo."""
+
+    sentence = "Content-Encoding must be absent or identity"
+    # RFC 9110, section 12.5.3: with a 415 it names the codings that are accepted.
+    headers: Mapping[str, str] = {"Accept-Encoding": "identity"}
 
 
 class IdempotencyKeyReused(ShopError):

@@ -58,14 +58,12 @@ class Settings(BaseSettings):
     )
     database_connections: int = Field(8, ge=1, le=256, description="database connections of each worker, at most")
     max_body: int = Field(1_048_576, ge=1, description="longest request body that is read, in bytes")
-    body_timeout: int = Field(
-        10, ge=1, le=600, description="longest time in which a request body has to arrive, in seconds"
-    )
     queue_timeout: int = Field(
         10,
         ge=1,
         le=600,
-        description="longest wait of a request for a thread, in seconds; one that may have waited longer gets 503",
+        description="longest wait of a request between the front and a thread, in seconds; one whose "
+        "`X-Request-Start` says that it has waited longer gets 503",
     )
     drain_seconds: int = Field(
         0,

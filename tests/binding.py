@@ -18,7 +18,6 @@ OUTSIDE = {
     (400, "BAD_REQUEST"),
     (404, "NOT_FOUND"),
     (405, "METHOD_NOT_ALLOWED"),
-    (408, "REQUEST_TIMEOUT"),
     (413, "PAYLOAD_TOO_LARGE"),
 }
 

@@ -1,14 +1,15 @@
-"""What happens around every request: its id, and who sends it."""
+"""What happens around every request: its id, what is refused before routing, and who sends it."""
 
 import re
-from functools import cache
+from collections.abc import Callable
+from datetime import datetime
+from functools import cache, lru_cache
 from typing import Any
 
 import falcon
 
 from shop.api.operations import Operation
 from shop.api.responses import Response
-from shop.api.slow_bodies import BREAK_OFF
 from shop.errors import BadRequest, InvalidToken, PayloadTooLarge, ServiceUnavailable, Unauthorized
 from shop.ids import new_id
 from shop.security.tokens import Tokens
@@ -17,11 +18,17 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 # RFC 6750, section 2.1; the scheme's name is case-insensitive (RFC 9110, section 11.1).
 _BEARER = re.compile(r"bearer +([A-Za-z0-9._~+/-]+=*)", re.IGNORECASE)
 _USUAL = "Bearer "
+# When the front received the request: seconds since 1970, as nginx writes ``t=${msec}``.
+_REQUEST_START = re.compile(r"t=([0-9]{1,12}(?:\.[0-9]{1,9})?)")
+# A name or an address, with or without a port (RFC 9110, section 7.2). RFC 3986 allows a comma in a name; servers use
+# it to join repeated headers, so a comma means two hosts.
+_HOST = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+;=%-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]*)?")
+# Longer than any name with a port; what is compared and remembered stays small.
+_LONGEST_HOST = 300
+# Only these versions may leave out Host. The second spelling is granian's.
+_HTTP_1_0 = ("HTTP/1.0", "HTTP/1")
 _NO_SEGMENTS = {"", ".", ".."}
-# What a server puts into the environment of a request that may have waited for a thread for too long. `shop.gateway`
-# does; other servers bound their queues themselves, or need a front that does.
-WAITED = "shop.waited"
-# Whoever asks whether the process is alive must not be told about its load: a restart would not mend that.
+# A restart does not make an overloaded service faster, so liveness probes are always answered.
 _ALWAYS_ANSWERED = "/livez"
 
 
@@ -36,19 +43,49 @@ class RequestId:
         response.preset("x-request-id", request_id)
 
 
-class WaitLimit:
-    """Refuses what has waited for a thread for too long.
+class CloseWhileDraining:
+    """Closes each connection with its next answer while the service drains, so that clients connect elsewhere.
 
-    Who sent it may have given up; and a queue that is answered at once leaves room for those who have not.
+    Args:
+        is_draining: Tells whether the service is about to stop.
     """
 
+    def __init__(self, is_draining: Callable[[], bool]) -> None:
+        self._is_draining = is_draining
+
+    def process_response(
+        self, _request: falcon.Request, response: Response, _resource: object, _succeeded: bool
+    ) -> None:
+        """Add ``Connection: close``; the server below acts on it."""
+        if self._is_draining():
+            response.preset("connection", "close")
+
+
+class WaitLimit:
+    """Refuses requests that have waited too long between the front and here.
+
+    The client has probably timed out, and each quick refusal shortens the queue.
+
+    Args:
+        limit: The longest wait, in seconds.
+        clock: Returns the current time, aware.
+    """
+
+    def __init__(self, limit: int, clock: Callable[[], datetime]) -> None:
+        self._limit = limit
+        self._clock = clock
+
     def process_request(self, request: falcon.Request, _response: falcon.Response) -> None:
-        """Refuse a request that the server has marked.
+        """Compare the front's ``X-Request-Start`` with the clock; ignore a value that is malformed or in the future.
 
         Raises:
-            ServiceUnavailable: It has waited for longer than the setting says.
+            ServiceUnavailable: The request has waited longer than the limit.
         """
-        if WAITED in request.env and request.path != _ALWAYS_ANSWERED:
+        sent = request.env.get("HTTP_X_REQUEST_START")
+        if sent is None or (start := _REQUEST_START.fullmatch(sent)) is None:
+            return
+        waited = self._clock().timestamp() - float(start[1])
+        if waited > self._limit and request.path != _ALWAYS_ANSWERED:
             raise ServiceUnavailable("The service is overloaded")
 
 
@@ -87,36 +124,45 @@ class BodyLimit:
     def process_response(
         self, request: falcon.Request, _response: falcon.Response, _resource: object, _succeeded: bool
     ) -> None:
-        """Drop what is left of the body, where nothing makes that wait for ever: the server marks its end, and watches.
+        """Drop the rest of the body, where the server marks its end.
 
-        Who asks first whether to send it (RFC 9110, section 10.1.1) is answered, and has not sent it.
+        With ``Expect: 100-continue`` (RFC 9110, section 10.1.1) the client has not sent it yet.
         """
         environ = request.env
         if not _has_body(environ) or request.context.get("is_read") or "HTTP_EXPECT" in environ:
             return
-        # A method that Falcon itself refuses comes here past all other middleware.
-        if not environ.get("wsgi.input_terminated") or (BREAK_OFF in environ and not request.context.get("is_watched")):
+        if not environ.get("wsgi.input_terminated"):
             return
         left = self.DROPPED_AT_MOST * self._max_body
         while left > 0 and (dropped := environ["wsgi.input"].read(min(left, self.PIECE))):
             left -= len(dropped)
 
 
-class OnePathEach:
-    """Keeps one spelling for each path: Falcon takes ``//users`` for ``/users``, and an empty segment for an id."""
+class RequestTarget:
+    """Refuses requests that could mean another resource to a proxy than to this service.
+
+    There is one host (RFC 9112, section 3.2), and each path has one spelling: Falcon would take ``//users`` for
+    ``/users``, and an empty segment for an id.
+    """
 
     def process_request(self, request: falcon.Request, _response: falcon.Response) -> None:
-        """Refuse paths with segments that are empty, or dots.
+        """Check the host and the path.
 
         Raises:
-            falcon.HTTPRouteNotFound: There are such, as in ``/users/``, ``//users`` and ``/users/../orders``.
+            BadRequest: ``Host`` is missing, repeated or malformed.
+            falcon.HTTPRouteNotFound: A path like ``/users/``, ``//users``, ``/users/../orders`` or ``/users%2Flogin``.
         """
+        environ = request.env
+        host = environ.get("HTTP_HOST", "")
+        if not _is_host(host[:_LONGEST_HOST]) and (host or environ["SERVER_PROTOCOL"] not in _HTTP_1_0):
+            raise BadRequest("The request must have exactly one valid Host header")
         path = request.path
-        # Nearly all paths have none of what such a segment begins or ends with.
-        if not ("//" in path or "/." in path or path.endswith("/")):
-            return
-        segments = path.split("/")[1:]
-        if segments != [""] and not _NO_SEGMENTS.isdisjoint(segments):
+        # Nearly no path has what such a segment begins or ends with.
+        if ("//" in path or "/." in path or path.endswith("/")) and _has_odd_segments(path):
+            raise falcon.HTTPRouteNotFound
+        # WSGI servers decode the path. Some keep the original too; granian does not, so the front looks at it as well.
+        raw = environ.get("RAW_URI") or environ.get("REQUEST_URI")
+        if raw and "%2f" in raw.partition("?")[0].lower():
             raise falcon.HTTPRouteNotFound
 
 
@@ -155,6 +201,17 @@ class Authentication:
 def _needs_token(resource: object, method: str) -> bool:
     # A method that clients have made up is refused as such, and not remembered.
     return method in falcon.COMBINED_METHODS and _is_guarded(resource, method)
+
+
+@lru_cache(maxsize=64)
+def _is_host(text: str) -> bool:
+    # Remembered, since nearly all requests name the same few.
+    return len(text) < _LONGEST_HOST and _HOST.fullmatch(text) is not None
+
+
+def _has_odd_segments(path: str) -> bool:
+    segments = path.split("/")[1:]
+    return segments != [""] and not _NO_SEGMENTS.isdisjoint(segments)
 
 
 @cache

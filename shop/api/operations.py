@@ -132,7 +132,6 @@ def _derived_errors(body: Schema | None, others: Schema | None, is_public: bool)
     """Return the errors that follow from what an operation takes, and those of every operation."""
     derived: list[ErrorClass] = [
         errors.BadRequest,
-        errors.RequestTimeout,
         errors.PayloadTooLarge,
         errors.InternalError,
         errors.ServiceUnavailable,
@@ -208,6 +207,9 @@ _READERS = {"body": _read_body, "query": _read_query, "headers": _read_headers}
 
 def _read(request: falcon.Request, limit: int) -> bytes:
     """Read the body, which is within its limit when it was announced by Content-Length, and may end up beyond else."""
+    coding = request.env.get("HTTP_CONTENT_ENCODING")
+    if coding and {name.strip().lower() for name in coding.split(",")} != {"identity"}:
+        raise errors.UnsupportedContentEncoding
     announced = request.content_length
     if announced is None and not request.env.get("wsgi.input_terminated"):
         return b""

@@ -161,10 +161,8 @@ def _listening(variable: str, host: str, port: int, option: str) -> Iterator[Non
 def make_server(settings: Settings) -> Any:
     """Return the HTTP server as the service runs it; what it serves is for the caller to load.
 
-    Requests that find no free thread wait in a queue which granian does not bound, and it answers none by itself:
-    `shop.backlog` tells which have waited for too long. What granian bounds is connections, each with one request at a
-    time: so many are accepted by a worker, so many more wait in the kernel, and any others are not let in (granian's
-    src/workers.rs and src/blocking.rs).
+    Requests that find no free thread wait in a queue that granian does not bound. Granian bounds connections, each with
+    one request at a time: a worker accepts `CONNECTIONS`, `BACKLOG` more wait in the kernel, and others are not let in.
     """
     return Granian(
         "shop.app:create_app",

@@ -7,16 +7,17 @@ from collections.abc import Callable
 from multiprocessing import connection, parent_process
 from typing import TYPE_CHECKING, Any
 
-from shop import gateway
 from shop.api.observation import Observer
 from shop.app import create_app
-from shop.backlog import Backlog
 from shop.serving import logs
 from shop.serving.proxies import Proxies
-from shop.settings import Settings
+from shop.settings import PREFIX, Settings
 
 if TYPE_CHECKING:
     from shop.serving.metrics import Metrics
+
+# Variables with these names and prefixes describe a request (PEP 3333), so one of the process would look like a header.
+_OF_REQUESTS = (PREFIX, "HTTP_", "CONTENT_", "REQUEST_", "RAW_URI", "wsgi.")
 
 
 def make_app(settings: Settings, draining: Any) -> Callable[..., Any]:
@@ -26,6 +27,7 @@ def make_app(settings: Settings, draining: Any) -> Callable[..., Any]:
         settings: Complete: with database URL and secret key.
         draining: Shared by all processes of the server; its value says whether clients are sent away.
     """
+    _clean_environment()
     writer = logs.configure(settings)
     # The handler inherited from the server would swallow the signal; see `_stop_on_signal`.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -37,8 +39,17 @@ def make_app(settings: Settings, draining: Any) -> Callable[..., Any]:
     def is_draining() -> bool:
         return bool(draining.value)
 
-    gateway.install(is_draining, Backlog(settings.queue_timeout, settings.threads))
     return create_app(settings, is_draining=is_draining, observer=observer)
+
+
+def _clean_environment() -> None:
+    """Remove from this process's environment the secrets, and what would change requests.
+
+    Granian copies the whole environment into the WSGI environment of every request, once this worker has its
+    application. The settings have been read by then.
+    """
+    for name in [name for name in os.environ if name.startswith(_OF_REQUESTS)]:
+        del os.environ[name]
 
 
 def _start_metrics() -> "Metrics":

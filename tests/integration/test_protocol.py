@@ -1,15 +1,17 @@
 """What HTTP asks of every path: one shape for every error, methods, sizes, media types, request ids, health."""
 
+import gzip
 import json
 import warnings
+from datetime import timedelta
 from typing import Any
 from unittest import mock
 
 from peewee import InternalError, OperationalError
 
 from shop.api import middleware
-from shop.api.middleware import OnePathEach
-from shop.app import create_app
+from shop.api.middleware import RequestTarget
+from shop.app import create_app, utc_now
 from shop.demo.factories import UserFactory
 from shop.domain.models import User
 from shop.storage.database import Database
@@ -17,6 +19,21 @@ from tests.harness.client import ApiClient
 from tests.harness.postgres import setUpModule, tearDownModule  # noqa: F401
 from tests.support.cases import ApiTestCase, make_client, make_settings
 from tests.support.operations import Operation, example, operations
+
+NOW = utc_now().replace(microsecond=0)
+
+
+def client_of_server(server: dict[str, Any], **settings: Any) -> ApiClient:
+    """Return a client behind a server that adds `server` to each WSGI environment, or replaces what is in it.
+
+    The time is `NOW` there, and stays so.
+    """
+    app = create_app(make_settings(**settings), clock=lambda: NOW)
+
+    def serve(environ, start_response):
+        return app(environ | server, start_response)
+
+    return ApiClient(serve)
 
 
 class EveryOperationTest(ApiTestCase):
@@ -54,6 +71,45 @@ class EveryOperationTest(ApiTestCase):
                     response = self.send(operation, 415, content_type="text/plain")
                     self.assertProblem(response, 415, "UNSUPPORTED_MEDIA_TYPE")
 
+    def test_a_body_that_is_not_sent_as_it_is_is_a_415_that_names_the_header(self):
+        compressed = gzip.compress(b'{"email": "ada@example.com"}')
+        for operation in operations():
+            if operation.declared.body:
+                for coding in ("gzip", "br", "x-unknown", "identity, gzip", "GZIP"):
+                    with self.subTest(str(operation), coding=coding):
+                        response = self.send(operation, 415, body=compressed, Content_Encoding=coding)
+                        sentence = "Content-Encoding must be absent or identity"
+                        self.assertProblem(response, 415, "UNSUPPORTED_MEDIA_TYPE", sentence)
+                        self.assertEqual("identity", response.headers["Accept-Encoding"])
+
+    def test_a_request_without_one_valid_host_is_a_400(self):
+        for host in ("", "a.example,b.example", "a b", "user@a.example", "a.example/users", "[::1", "x" * 1000):
+            client = client_of_server({"SERVER_PROTOCOL": "HTTP/1.1", "HTTP_HOST": host})
+            for operation in operations():
+                with self.subTest(str(operation), host=host[:20]):
+                    response = self.send(operation, 400, client=client)
+                    sentence = "The request must have exactly one valid Host header"
+                    self.assertProblem(response, 400, "BAD_REQUEST", sentence)
+
+    def test_a_request_that_waited_too_long_is_a_503_before_any_work_but_livez_is_not(self):
+        client = client_of_server({"HTTP_X_REQUEST_START": waited(10.1)}, queue_timeout=10)
+        for operation in operations():
+            with self.subTest(str(operation)), self.assertQueries(0):
+                if operation.template == "/livez":
+                    self.send(operation, 200, client=client)
+                    continue
+                response = self.send(operation, 503, client=client, body=b"{")
+                self.assertProblem(response, 503, "SERVICE_UNAVAILABLE", "The service is overloaded")
+                self.assertEqual("1", response.headers["Retry-After"])
+
+    def test_each_answer_closes_its_connection_while_the_service_drains(self):
+        client = ApiClient(create_app(make_settings(), is_draining=lambda: True))
+        for operation in operations():
+            with self.subTest(str(operation)):
+                response = self.send(operation, "*", client=client)
+                self.assertEqual("close", response.headers["Connection"])
+                self.assertNotIn("Connection", self.send(operation, "*").headers)
+
     def test_an_outage_is_a_503_that_says_when_to_try_again_and_a_mistake_of_ours_is_a_500(self):
         for failure, status, code in (
             (OperationalError("connection refused"), 503, "SERVICE_UNAVAILABLE"),
@@ -64,7 +120,7 @@ class EveryOperationTest(ApiTestCase):
                 raise failure
 
             # At a place that every request comes through, also those that need no database.
-            with mock.patch.object(OnePathEach, "process_request", fail):
+            with mock.patch.object(RequestTarget, "process_request", fail):
                 client = make_client()
             for operation in operations():
                 with self.subTest(str(operation), status=status), self.assertLogs("shop.api.problems"):
@@ -76,6 +132,51 @@ class EveryOperationTest(ApiTestCase):
         self.assertProblem(self.client.get("/docs/nothing.js", status=404), 404, "NOT_FOUND")
 
 
+def waited(seconds: float) -> str:
+    """Return the ``X-Request-Start`` of a request that the front received so long before `NOW`."""
+    return f"t={(NOW - timedelta(seconds=seconds)).timestamp():.3f}"
+
+
+class WaitTest(ApiTestCase):
+    """``X-Request-Start``, which the front sets."""
+
+    def status(self, sent: str) -> int:
+        return client_of_server({"HTTP_X_REQUEST_START": sent}, queue_timeout=10).get("/readyz", status="*").status_int
+
+    def test_a_request_within_the_limit_is_served(self):
+        self.assertEqual([200, 200, 503], [self.status(waited(seconds)) for seconds in (0, 10, 10.001)])
+
+    def test_a_whole_number_of_seconds_is_understood(self):
+        self.assertEqual(503, self.status(f"t={NOW.timestamp() - 11:.0f}"))
+
+    def test_a_start_in_the_future_is_ignored(self):
+        self.assertEqual([200, 200], [self.status(waited(-seconds)) for seconds in (1, 10**9)])
+
+    def test_a_malformed_start_is_ignored(self):
+        for sent in ("", "t=", "1", "t=-1", "t=1e3", "t=1.", "t=.5", "t=nan", "t=inf", "t=1, t=1", "t=1,t=1", " t=1"):
+            with self.subTest(sent):
+                self.assertEqual(200, self.status(sent))
+
+    def test_a_start_of_endless_digits_is_ignored(self):
+        for sent in ("t=" + "9" * 100_000, "t=1." + "0" * 100_000, "t=\u0661"):
+            with self.subTest(sent[:5]):
+                self.assertEqual(200, self.status(sent))
+
+
+class HostTest(ApiTestCase):
+    """``Host``."""
+
+    def test_a_name_or_an_address_with_or_without_a_port_is_served(self):
+        for host in ("shop", "shop.example:8000", "127.0.0.1:80", "[::1]", "[::1]:8000", "shop.example:", "x_y~z"):
+            with self.subTest(host):
+                client_of_server({"SERVER_PROTOCOL": "HTTP/1.1", "HTTP_HOST": host}).get("/livez")
+
+    def test_http_1_0_may_leave_it_out(self):
+        for protocol in ("HTTP/1.0", "HTTP/1"):
+            with self.subTest(protocol):
+                client_of_server({"SERVER_PROTOCOL": protocol, "HTTP_HOST": ""}).get("/livez")
+
+
 class PathAndMethodTest(ApiTestCase):
     """Paths that are not there and methods that a path does not have."""
 
@@ -85,6 +186,16 @@ class PathAndMethodTest(ApiTestCase):
             with self.subTest(path):
                 response = self.client.request("GET", path, status=404)
                 self.assertProblem(response, 404, "NOT_FOUND", "There is nothing at this path")
+
+    def test_an_encoded_slash_is_a_404_where_the_server_keeps_the_path_as_it_was_sent(self):
+        user = UserFactory.create()
+        for variable in ("RAW_URI", "REQUEST_URI"):
+            for sent in (f"/users/{user.id}%2Forders", f"/users%2f{user.id}/orders", "//x/users%2Fx/orders?limit=5"):
+                with self.subTest(variable, sent=sent):
+                    client = client_of_server({variable: sent})
+                    response = client.get(f"/users/{user.id}/orders", user=user, status=404)
+                    self.assertProblem(response, 404, "NOT_FOUND", "There is nothing at this path")
+            client_of_server({variable: f"/users/{user.id}/orders?status=a%2Fb"}).get(f"/users/{user.id}", user=user)
 
     def test_a_method_that_a_path_does_not_have_is_a_405_that_says_which_it_has(self):
         user = UserFactory.create()
@@ -174,6 +285,12 @@ class BodyTest(ApiTestCase):
         for content_type in ("application/json; charset=utf-8", "Application/JSON"):
             with self.subTest(content_type):
                 self.client.request("POST", "/users/login", body, content_type=content_type, status=401)
+
+    def test_a_body_may_be_declared_to_be_sent_as_it_is(self):
+        body = b'{"email": "ada@example.com", "password": "secret1"}'
+        for coding in ("identity", "Identity", "identity,identity", ""):
+            with self.subTest(coding):
+                self.client.request("POST", "/users/login", body, status=401, Content_Encoding=coding)
 
     def test_a_body_that_is_no_json_is_malformed_and_says_where(self):
         response = self.client.request("POST", "/users", b'{"name": NaN}', status=400)

@@ -1,5 +1,6 @@
 """What arrives over the wire in ways that no client library would send: raw bytes against the real server."""
 
+import gzip
 import json
 import socket
 from typing import ClassVar
@@ -49,6 +50,22 @@ class WireTest(LiveServerTestCase):
                 self.assertRefused(
                     404, "NOT_FOUND", f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode()
                 )
+
+    def test_http_1_1_without_one_host_is_refused(self):
+        for hosts in ([], [""], ["a", "b"], ["a", "a"], ["a, b"], ["a b"]):
+            with self.subTest(hosts):
+                lines = ["GET /livez HTTP/1.1", *(f"Host: {host}" for host in hosts), "Connection: close", "", ""]
+                request = "\r\n".join(lines)
+                self.assertRefused(400, "BAD_REQUEST", request.encode())
+
+    def test_http_1_0_without_a_host_is_served(self):
+        self.assertEqual(200, self.send(b"GET /livez HTTP/1.0\r\n\r\n")[0])
+
+    def test_a_compressed_body_is_refused(self):
+        body = gzip.compress(b'{"email": "ada@example.com", "password": "secret1"}')
+        answer = self.connection.request("POST", "/users/login", body, Content_Encoding="gzip")
+        self.assertEqual((415, "UNSUPPORTED_MEDIA_TYPE"), (answer.status, answer.json["code"]))
+        self.assertIn("Content-Encoding", answer.json["error"])
 
     def test_a_body_that_ends_early_is_answered(self):
         head = b"POST /users/login HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/json\r\n"

@@ -36,8 +36,8 @@ Written from the description that the service answers at `/openapi.json`, by `sh
 - `POST /users` sent again is a 409, `EMAIL_EXISTS`, when the first attempt had arrived: log in to find out.
 - `PATCH /orders/{{order_id}}` sent again is a 409, `INVALID_TRANSITION`, that says where the order is: when it is
   where you wanted it, the first attempt had arrived.
-- 503 and 429 carry `Retry-After`, in seconds. A 408 may be sent again over a better line. Anything else in the 4xx
-  will be answered the same until the request changes.
+- 503 and 429 carry `Retry-After`, in seconds. Anything else in the 4xx will be answered the same until the request
+  changes.
 
 ## Operations
 """
