@@ -9,66 +9,33 @@ beside it), and for compose SHOP_POSTGRES_IMAGE and SHOP_NGINX_IMAGE.
 """
 
 import argparse
-import json
-import os
 import re
-import secrets
-import shutil
 import signal
-import socket
 import sys
-import threading
 import time
 import unittest
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
 from types import SimpleNamespace
-from typing import ClassVar, NoReturn
-from uuid import uuid4
+from typing import NoReturn
 
-from container_engine import (
-    PATIENCE,
-    RUN,
-    EngineError,
-    build,
-    docker,
-    finish,
-    health,
-    inspect,
-    remove_all,
-    run,
-    start,
-    url_of,
+from container_engine import RUN, EngineError, build, docker, finish, health, inspect, remove_all, run, start, url_of
+from image_case import (
+    BUILD_ARGUMENTS,
+    DATABASE_PASSWORD,
+    DEMO,
+    HARDENED,
+    POSTGRES,
+    SERVICE,
+    SHOP_ENVIRONMENT,
+    ImageTestCase,
 )
+from image_compose import ComposeTest  # noqa: F401 - unittest finds it here.
 from shop import __version__
 from shop.serving.server import GRACE
-from tests.harness.live import LIMIT, Answer, Connection, free_port, until
-from tests.system.test_serve import Stream, an_order, register
-
-SERVICE, DEMO = "shop-test-image:service", "shop-test-image:demo"
-POSTGRES = os.environ.get("SHOP_TEST_IMAGE", "postgres:18-alpine")
-BUILD_ARGUMENTS = {"PYTHON_IMAGE": os.environ.get("SHOP_BASE_IMAGE"), "VERSION": __version__}
-# What none of the image's layers, processes and logs may show. Not made of letters only, as real ones are not.
-SECRET_KEY = f"key-{secrets.token_urlsafe(32)}"
-DATABASE_PASSWORD = f"pa/ss@w:rd-{secrets.token_hex(8)}"
-# As docs/operations.md tells operators to run it. Hashing costs nothing, since no test here is about passwords.
-HARDENED = ("--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges")
-SHOP_ENVIRONMENT = {
-    "SHOP_DATABASE_URL": "postgresql://shop@db/shop",
-    "PGPASSWORD": DATABASE_PASSWORD,
-    "SHOP_SECRET_KEY": SECRET_KEY,
-    "SHOP_ARGON2_TIME_COST": "1",
-    "SHOP_ARGON2_MEMORY_COST": "8",
-}
-# Clients that hold a body back: several times as many as the service has threads.
-HANGING = 60
-# Requests of ordinary clients meanwhile, and how long the slowest may take, in seconds.
-ORDINARY, SLOWEST = 200, 2.0
-# How long the front waits for more of a body (client_body_timeout), and some seconds.
-BODY_LIMIT = 10 + 5
-
+from tests.harness.live import until
+from tests.system.test_serve import Stream
 
 # -- what it talks to --------------------------------------------------------------------------------------------------
 
@@ -104,45 +71,6 @@ def serving(*options: str) -> Iterator[tuple[str, str]]:
         yield container, url_of(container, 8000)
     finally:
         docker("rm", "--force", container)
-
-
-class ImageTestCase(unittest.TestCase):
-    """What the tests below share."""
-
-    def assertProblem(self, answer: Answer, status: int, code: str):
-        self.assertEqual((status, "application/problem+json"), (answer.status, answer.headers["Content-Type"]))
-        self.assertEqual((status, code), (answer.json["status"], answer.json["code"]))
-        self.assertEqual(answer.headers["X-Request-ID"], answer.json["requestId"])
-
-    def assertFlow(self, url: str):
-        """Register, log in, order, order again with the same key, follow, be refused."""
-        with Connection(url) as ada, Connection(url) as stranger:
-            user_id = register(ada)
-            order = an_order(user_id)
-            placed = ada.post("/orders", order, Idempotency_Key="once")
-            replayed = ada.post("/orders", order, Idempotency_Key="once")
-            self.assertEqual((201, 109.97), (placed.status, placed.json["total"]))
-            self.assertEqual((201, "true"), (replayed.status, replayed.headers["Idempotent-Replayed"]))
-            self.assertEqual(placed.json, replayed.json)
-            self.assertEqual(
-                {placed.json["id"]}, {row["id"] for row in ada.get(f"/users/{user_id}/orders").json["orders"]}
-            )
-            self.assertEqual(user_id, ada.get(placed.headers["Location"]).json["user"]["id"])
-            register(stranger)
-            self.assertProblem(stranger.get(f"/orders/{placed.json['id']}"), 404, "ORDER_NOT_FOUND")
-            self.assertProblem(stranger.post("/users", {}), 400, "MISSING_FIELDS")
-            self.assertProblem(stranger.request("POST", "/users", b" " * 1_100_000), 413, "PAYLOAD_TOO_LARGE")
-            kept = stranger.request("GET", "/nothing", X_Request_ID="from-the-client")
-            self.assertProblem(kept, 404, "NOT_FOUND")
-            self.assertEqual("from-the-client", kept.json["requestId"])
-
-    def assertCleanLog(self, log: str):
-        self.assertNotRegex(log, r"Traceback|ERROR|WARN|\[error\]|\[warn\]|\[emerg\]")
-        self.assertSecretFree(log)
-
-    def assertSecretFree(self, text: str):
-        for secret in (SECRET_KEY, DATABASE_PASSWORD, "Bearer ", "argon2id$"):
-            self.assertNotIn(secret, text)
 
 
 class ImageTest(ImageTestCase):
@@ -265,165 +193,6 @@ class ServiceTest(ImageTestCase):
             docker("exec", container, "sh", "-c", "sh -c 'true & exec true'")
             zombies = ("sh", "-c", "grep -l '^State:.Z' /proc/[0-9]*/status || true")
             until(lambda: not docker("exec", container, *zombies), "no process is a zombie")
-
-
-@cache
-def compose_command() -> tuple[str, ...] | None:
-    """Return how compose is called here: the engine's plug-in, or the older program; None without either."""
-    for command in (("docker", "compose"), ("docker-compose",)):
-        if shutil.which(command[0]) and run(*command, "version").returncode == 0:
-            return command
-    return None
-
-
-@unittest.skipUnless(compose_command(), "neither `docker compose` nor `docker-compose` is on this machine")
-class ComposeTest(ImageTestCase):
-    """The whole of compose.yaml, as the staging team starts it."""
-
-    environment: ClassVar = {
-        "SHOP_IMAGE": SERVICE,
-        "SHOP_DEMO_IMAGE": DEMO,
-        "POSTGRES_PASSWORD": DATABASE_PASSWORD,
-        "SHOP_SECRET_KEY": SECRET_KEY,
-        **{name: value for name, value in SHOP_ENVIRONMENT.items() if "ARGON2" in name},
-    }
-
-    @classmethod
-    def setUpClass(cls):
-        cls.port = free_port()
-        cls.url = f"http://127.0.0.1:{cls.port}"
-        cls.environment = cls.environment | {"SHOP_PUBLISH": f"127.0.0.1:{cls.port}"}
-        cls.compose("up", "--detach", "--no-build")
-        cls.await_service()
-
-    @classmethod
-    def tearDownClass(cls):
-        cls.compose("down", "--volumes", "--remove-orphans")
-
-    @classmethod
-    def compose(cls, *arguments: str) -> str:
-        """Run compose and return what it said."""
-        finished = run(*compose_command(), "-p", RUN, *arguments, environment=cls.environment, seconds=PATIENCE)
-        if finished.returncode:
-            raise EngineError(f"compose {arguments[0]} ended with {finished.returncode}:\n{finished.stdout}")
-        return finished.stdout
-
-    @classmethod
-    def await_service(cls):
-        def answers() -> bool:
-            try:
-                with Connection(cls.url) as connection:
-                    return connection.get("/readyz").status == 200
-            except OSError:
-                return False
-
-        until(answers, "the service answers through the front")
-
-    def test_nothing_starts_without_secrets_and_the_missing_one_is_named(self):
-        for name in ("POSTGRES_PASSWORD", "SHOP_SECRET_KEY"):
-            with self.subTest(name):
-                environment = self.environment | {name: ""}
-                refused = run(*compose_command(), "-p", RUN, "config", environment=environment)
-                self.assertNotEqual(0, refused.returncode)
-                self.assertIn(f"set {name} ", refused.stdout)
-
-    def test_only_the_front_is_reached_from_outside_and_from_this_machine_alone(self):
-        containers = docker("ps", "--quiet", "--filter", f"label=com.docker.compose.project={RUN}").split()
-        published = [
-            ports for each in containers for ports in inspect(each, ".NetworkSettings.Ports").values() if ports
-        ]
-        self.assertEqual([[{"HostIp": "127.0.0.1", "HostPort": str(self.port)}]], published)
-
-    def test_the_flow_works_through_the_front(self):
-        self.assertFlow(self.url)
-        self.assertCleanLog(self.compose("logs", "--no-color", "shop", "migrate"))
-        self.assertSecretFree(self.compose("logs", "--no-color"))
-
-    def test_what_the_front_itself_refuses_has_the_one_shape(self):
-        with Connection(self.url) as connection:
-            self.assertProblem(connection.request("POST", "/users", b" " * 5_000_000), 413, "PAYLOAD_TOO_LARGE")
-            self.assertProblem(connection.request("GET", "/" + "a" * 40_000), 400, "BAD_REQUEST")
-            self.assertProblem(connection.request("GET", "/", X_Long="a" * 40_000), 400, "BAD_REQUEST")
-            self.assertProblem(connection.get("/-problem"), 404, "NOT_FOUND")
-        with socket.create_connection(("127.0.0.1", self.port), LIMIT) as raw:
-            raw.sendall(b"NONSENSE\r\n\r\n")
-            answer = b"".join(iter(lambda: raw.recv(65_536), b""))
-        self.assertIn(b"application/problem+json", answer)
-        self.assertEqual("BAD_REQUEST", json.loads(answer.partition(b"\r\n\r\n")[2])["code"])
-
-    def test_clients_that_hold_their_bodies_back_do_not_keep_others_from_being_served(self):
-        with ThreadPoolExecutor(4) as ordinary, hanging_clients(self.port) as silent:
-            seconds = sorted(ordinary.map(self.timed, range(ORDINARY)))
-            self.assertLess(seconds[-1], SLOWEST)
-            # And whoever sends nothing more is sent away.
-            silent.settimeout(BODY_LIMIT)
-            self.assertEqual(b"", silent.recv(1))
-        print(
-            f"{HANGING} hang, the slowest of {ORDINARY} others took {seconds[-1] * 1000:.0f} ms ... ",
-            end="",
-            flush=True,
-        )
-
-    def timed(self, _: int) -> float:
-        """Register, which has a body, and return how long it took."""
-        account = {"name": "Ada", "email": f"{uuid4()}@example.com", "password": "correct horse"}
-        started = time.monotonic()
-        with Connection(self.url) as connection:
-            self.assertEqual(201, connection.post("/users", account).status)
-        return time.monotonic() - started
-
-    def test_demo_data_come_with_the_profile_seed_and_not_without(self):
-        self.assertNotIn("seed", self.compose("ps", "--all"))
-        said = self.compose("run", "--rm", "seed", "--users", "20", "--orders", "100")
-        email = re.search(r"\S+@example\.com", said)[0]
-        password = re.search(r"password: (.+)", said)[1].strip()
-        with Connection(self.url) as connection:
-            login = connection.post("/users/login", {"email": email, "password": password})
-        self.assertEqual(200, login.status)
-
-    def test_while_the_service_is_away_the_front_says_so_in_the_one_shape(self):
-        self.compose("stop", "shop")
-        try:
-            with Connection(self.url) as connection:
-                answer = connection.get("/livez")
-            # Where nobody has the address any more, some kernels refuse and others let it time out.
-            self.assertProblem(answer, answer.status, {502: "BAD_GATEWAY", 504: "GATEWAY_TIMEOUT"}[answer.status])
-            self.assertRegex(answer.headers["Retry-After"], r"\A[1-9]\Z")
-            stopped = docker(
-                "ps", "--all", "--quiet", "--filter", f"label=com.docker.compose.project={RUN}",
-                "--filter", "label=com.docker.compose.service=shop",
-            )  # fmt: skip
-            self.assertEqual(0, inspect(stopped, ".State.ExitCode"))
-        finally:
-            self.compose("start", "shop")
-            self.await_service()
-
-
-@contextmanager
-def hanging_clients(port: int) -> Iterator[socket.socket]:
-    """Keep clients that announce a body and send a byte of it now and then; yield one more, which sends none."""
-    head = (
-        b"POST /orders HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n{"
-    )
-    clients = [socket.create_connection(("127.0.0.1", port), LIMIT) for _ in range(HANGING + 1)]
-    over = threading.Event()
-
-    def dribble() -> None:
-        while not over.wait(1):
-            for client in clients[1:]:
-                client.sendall(b" ")
-
-    thread = threading.Thread(target=dribble)
-    try:
-        for client in clients:
-            client.sendall(head)
-        thread.start()
-        yield clients[0]
-    finally:
-        over.set()
-        thread.join()
-        for client in clients:
-            client.close()
 
 
 # -- the run -----------------------------------------------------------------------------------------------------------

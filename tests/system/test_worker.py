@@ -8,28 +8,24 @@ import unittest
 
 from tests.harness.live import LIMIT, ROOT, Connection, free_port, until
 
-# The worker as it is, under the server as it is; only the application is one that shows its environment.
-SERVER = """
-import ctypes, json
-from multiprocessing.sharedctypes import RawValue
+# The service as it is, but the worker's application is replaced by one that shows the environment of its request.
+SERVICE = """
+import json
 from shop.serving import server, worker
 from shop.settings import Settings
-
-def load():
-    worker.make_app(settings, RawValue(ctypes.c_bool, False))
-    return show
 
 def show(environ, start_response):
     start_response("200 OK", [("Content-Type", "application/json")])
     return [json.dumps({name: value for name, value in environ.items() if isinstance(value, str)}).encode()]
 
-settings = Settings.load()
-server.make_server(settings).serve(target_loader=load, wrap_loader=False)
+make_app = worker.make_app
+worker.make_app = lambda *arguments: make_app(*arguments) and show
+server.serve(Settings.load(), on_ready=lambda url: None)
 """
 SECRETS = {
     "SHOP_DATABASE_URL": "postgresql://shop:password-of-the-database@127.0.0.1:1/shop",
-    "SHOP_SECRET_KEY": "the-key-that-signs, 32 bytes and more",
-    "SHOP_SECRET_KEY_FALLBACKS": "a-former-key-that-verifies, 32 bytes and more",
+    "SHOP_SECRET_KEY": "the-key-that-signs with 32 bytes and more",
+    "SHOP_SECRET_KEY_FALLBACKS": "a-former-key-that-verifies with 32 bytes and more",
 }
 # As headers they would be in every request.
 LIKE_HEADERS = {
@@ -49,11 +45,11 @@ class EnvironmentTest(unittest.TestCase):
         port = free_port()
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("SHOP_")}
         settings = SECRETS | LIKE_HEADERS | {"SHOP_PORT": str(port), "SHOP_WORKERS": "1", "OTHER": "of-the-process"}
-        process = subprocess.Popen([sys.executable, "-c", SERVER], cwd=ROOT, env=inherited | settings)
+        process = subprocess.Popen([sys.executable, "-c", SERVICE], cwd=ROOT, env=inherited | settings)
         self.addCleanup(process.wait, LIMIT)
         self.addCleanup(process.terminate)
         self.connection = self.enterContext(Connection(f"http://127.0.0.1:{port}"))
-        until(self.answers, "the server answers")
+        until(self.answers, "the service answers")
 
     def answers(self) -> bool:
         try:
