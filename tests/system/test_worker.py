@@ -44,8 +44,10 @@ class EnvironmentTest(unittest.TestCase):
     def setUp(self) -> None:
         port = free_port()
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("SHOP_")}
-        settings = SECRETS | LIKE_HEADERS | {"SHOP_PORT": str(port), "SHOP_WORKERS": "1", "OTHER": "of-the-process"}
-        process = subprocess.Popen([sys.executable, "-c", SERVICE], cwd=ROOT, env=inherited | settings)
+        settings = {"SHOP_PORT": str(port), "SHOP_WORKERS": "1", "SHOP_LOG_LEVEL": "error", "OTHER": "of-the-process"}
+        process = subprocess.Popen(
+            [sys.executable, "-c", SERVICE], cwd=ROOT, env=inherited | settings | SECRETS | LIKE_HEADERS
+        )
         self.addCleanup(process.wait, LIMIT)
         self.addCleanup(process.terminate)
         self.connection = self.enterContext(Connection(f"http://127.0.0.1:{port}"))

@@ -37,9 +37,8 @@ LAYERS = (
         "shop.embedded.server",
         "shop.settings",
         "shop.exactjson",
-        "shop.ids",
     },
-    {"shop.errors", "shop.embedded.programs", "shop.embedded.supervisor", "shop.storage.watchdog"},
+    {"shop.ids", "shop.errors", "shop.embedded.programs", "shop.embedded.supervisor", "shop.storage.watchdog"},
 )
 # A leaf imports nothing of ours.
 LEAVES = {"shop.errors", "shop.settings", "shop.ids", "shop.exactjson", "shop.storage.watchdog"}
