@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import falcon
 
 from shop.api import health, middleware, orders, problems, responses, users
-from shop.api.observation import Observation, Observer
+from shop.api.context import Observer, Request
 from shop.api.openapi import page as docs
 from shop.api.openapi.description import describe
 from shop.domain.throttle import Throttle
@@ -52,7 +52,7 @@ def create_app(
         settings: Where the database is, the keys, the limits.
         clock: Returns the current time, aware; tests bring their own.
         is_draining: Tells whether the service is about to stop, and so wants no further traffic.
-        observer: Notes every request; None where nobody wants to know.
+        observer: Logs and counts requests; None for neither.
 
     Raises:
         ValueError: `settings` lacks the database's URL or the secret key.
@@ -62,13 +62,14 @@ def create_app(
     app: falcon.App[Any, Any] = falcon.App(
         middleware=[
             middleware.RequestId(),
-            *([Observation(observer)] if observer else []),
+            *([observer] if observer else []),
             middleware.CloseWhileDraining(is_draining),
             middleware.WaitLimit(settings.queue_timeout, clock),
             middleware.RequestTarget(),
             middleware.BodyLimit(settings.max_body),
             middleware.Authentication(parts.tokens),
         ],
+        request_type=Request,
         response_type=responses.Response,
     )
     problems.install(app)
@@ -93,7 +94,7 @@ def make_parts(
         parallelism=settings.argon2_parallelism,
         # The other threads answer requests that need no hash.
         places=max(1, settings.threads - max(1, settings.threads // 8)),
-        note=observer.note_hashing if observer else lambda _: None,
+        note=observer.count_hashing if observer else lambda _: None,
     )
     throttle = Throttle(max_failures=settings.login_max_failures, window=settings.login_window)
     tokens = Tokens(*keys, lifetime=settings.token_ttl, clock=clock)

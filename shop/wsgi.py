@@ -3,14 +3,14 @@
 It logs as `shop serve` does. It has no metrics: those are its parent's, and this server is another's.
 """
 
-from shop.api.observation import Observer
 from shop.app import create_app
 from shop.serving import logs
+from shop.serving.observer import RequestObserver
 from shop.serving.proxies import Proxies
 from shop.settings import Settings
 
 settings = Settings.load()
 app = create_app(
     settings,
-    observer=Observer(logs.configure(settings), None, Proxies(settings.trusted_proxies), settings.slow_query_ms),
+    observer=RequestObserver(logs.configure(settings), None, Proxies(settings.trusted_proxies), settings.slow_query_ms),
 )

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import falcon
 
 from shop.api import responses
+from shop.api.context import Request
 from shop.api.openapi import documents
 from shop.api.operations import Success, operation
 from shop.errors import ServiceUnavailable
@@ -18,7 +19,7 @@ class Liveness:
     """``/livez``: the process answers. It does not ask the database: a restart would not mend that."""
 
     @operation("isAlive", "Say that the process is alive", success=ALIVE, is_public=True)
-    def on_get(self, _request: falcon.Request, response: falcon.Response) -> None:
+    def on_get(self, _request: Request, response: falcon.Response) -> None:
         """Say that the process is alive."""
         responses.write(response, {"status": "alive"})
 
@@ -34,7 +35,7 @@ class Readiness:
         self._is_draining = is_draining
 
     @operation("isReady", "Say that requests can be served", success=READY, is_public=True)
-    def on_get(self, _request: falcon.Request, response: falcon.Response) -> None:
+    def on_get(self, _request: Request, response: falcon.Response) -> None:
         """Say that the service is ready; without its database the answer is the 503 of any request."""
         if self._is_draining():
             raise ServiceUnavailable("The service is about to stop")

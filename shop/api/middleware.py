@@ -8,6 +8,7 @@ from typing import Any
 
 import falcon
 
+from shop.api.context import Request
 from shop.api.operations import Operation
 from shop.api.responses import Response
 from shop.errors import BadRequest, InvalidToken, PayloadTooLarge, ServiceUnavailable, Unauthorized
@@ -35,7 +36,7 @@ _ALWAYS_ANSWERED = "/livez"
 class RequestId:
     """Gives each request an id: the client's ``X-Request-ID`` when it is well formed, else a new one."""
 
-    def process_request(self, request: falcon.Request, response: Response) -> None:
+    def process_request(self, request: Request, response: Response) -> None:
         """Note the id for logs and errors, and echo it."""
         sent = request.env.get("HTTP_X_REQUEST_ID")
         request_id = sent if sent and _REQUEST_ID.fullmatch(sent) else new_id()
@@ -53,9 +54,7 @@ class CloseWhileDraining:
     def __init__(self, is_draining: Callable[[], bool]) -> None:
         self._is_draining = is_draining
 
-    def process_response(
-        self, _request: falcon.Request, response: Response, _resource: object, _succeeded: bool
-    ) -> None:
+    def process_response(self, _request: Request, response: Response, _resource: object, _succeeded: bool) -> None:
         """Add ``Connection: close``; the server below acts on it."""
         if self._is_draining():
             response.preset("connection", "close")
@@ -75,7 +74,7 @@ class WaitLimit:
         self._limit = limit
         self._clock = clock
 
-    def process_request(self, request: falcon.Request, _response: falcon.Response) -> None:
+    def process_request(self, request: Request, _response: falcon.Response) -> None:
         """Compare the front's ``X-Request-Start`` with the clock; ignore a value that is malformed or in the future.
 
         Raises:
@@ -105,7 +104,7 @@ class BodyLimit:
     def __init__(self, max_body: int) -> None:
         self._max_body = max_body
 
-    def process_request(self, request: falcon.Request, _response: falcon.Response) -> None:
+    def process_request(self, request: Request, _response: falcon.Response) -> None:
         """Note the limit, for bodies that come without an announcement.
 
         Raises:
@@ -122,14 +121,14 @@ class BodyLimit:
             raise PayloadTooLarge(f"The body must not be longer than {self._max_body} bytes")
 
     def process_response(
-        self, request: falcon.Request, _response: falcon.Response, _resource: object, _succeeded: bool
+        self, request: Request, _response: falcon.Response, _resource: object, _succeeded: bool
     ) -> None:
         """Drop the rest of the body, where the server marks its end.
 
         With ``Expect: 100-continue`` (RFC 9110, section 10.1.1) the client has not sent it yet.
         """
         environ = request.env
-        if not _has_body(environ) or request.context.get("is_read") or "HTTP_EXPECT" in environ:
+        if not _has_body(environ) or request.context.is_read or "HTTP_EXPECT" in environ:
             return
         if not environ.get("wsgi.input_terminated"):
             return
@@ -145,7 +144,7 @@ class RequestTarget:
     ``/users``, and an empty segment for an id.
     """
 
-    def process_request(self, request: falcon.Request, _response: falcon.Response) -> None:
+    def process_request(self, request: Request, _response: falcon.Response) -> None:
         """Check the host and the path.
 
         Raises:
@@ -177,7 +176,7 @@ class Authentication:
         self._tokens = tokens
 
     def process_resource(
-        self, request: falcon.Request, _response: falcon.Response, resource: object, _params: dict[str, Any]
+        self, request: Request, _response: falcon.Response, resource: object, _params: dict[str, Any]
     ) -> None:
         """Note the actor in the request's context.
 

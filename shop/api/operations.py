@@ -23,6 +23,7 @@ import falcon
 from pydantic import BaseModel, ValidationError
 
 from shop import errors, exactjson
+from shop.api.context import Request
 from shop.errors import FieldError, MissingFields, ShopError, ValidationFailed
 
 # A hostile body can have a fault every few bytes; an honest one has fewer than this.
@@ -32,7 +33,7 @@ SPELLED_OUT = 3
 
 Schema = type[BaseModel]
 Responder = Callable[..., None]
-Reader = Callable[[falcon.Request, type[BaseModel]], dict[str, Any]]
+Reader = Callable[[Request, type[BaseModel]], dict[str, Any]]
 # What an operation takes: the name of each part, how it is read, and what it has to be.
 Parts = list[tuple[str, Reader, Schema]]
 ErrorClass = type[ShopError]
@@ -109,11 +110,11 @@ def operation(
         ]
 
         @wraps(responder)
-        def respond(self: Any, request: falcon.Request, response: falcon.Response, **params: Any) -> None:
+        def respond(self: Any, request: Request, response: falcon.Response, **params: Any) -> None:
             responder(self, request, response, **params, **_parse(request, takes))
 
         @wraps(responder)
-        def respond_within(self: Any, request: falcon.Request, response: falcon.Response, **params: Any) -> None:
+        def respond_within(self: Any, request: Request, response: falcon.Response, **params: Any) -> None:
             if body:
                 request.context.body = _read(request, request.context.max_body)
             with within(self):  # type: ignore[misc] # Chosen below where it is given.
@@ -145,7 +146,7 @@ def _derived_errors(body: Schema | None, others: Schema | None, is_public: bool)
     return tuple(derived)
 
 
-def _parse(request: falcon.Request, takes: Parts) -> dict[str, BaseModel]:
+def _parse(request: Request, takes: Parts) -> dict[str, BaseModel]:
     """Return the declared parts by name, or refuse with the faults of all of them."""
     parsed: dict[str, BaseModel] = {}
     faults: list[Any] = []
@@ -170,8 +171,8 @@ def _of_nothing(schema: Schema) -> BaseModel:
     return schema.model_validate({})
 
 
-def _read_body(request: falcon.Request, _schema: Schema) -> dict[str, Any]:
-    body = request.context.get("body")
+def _read_body(request: Request, _schema: Schema) -> dict[str, Any]:
+    body = request.context.body
     if body is None:
         body = _read(request, request.context.max_body)
     if not body:
@@ -188,11 +189,11 @@ def _read_body(request: falcon.Request, _schema: Schema) -> dict[str, Any]:
     return document
 
 
-def _read_query(request: falcon.Request, _schema: Schema) -> dict[str, Any]:
+def _read_query(request: Request, _schema: Schema) -> dict[str, Any]:
     return dict(request.params)
 
 
-def _read_headers(request: falcon.Request, schema: Schema) -> dict[str, Any]:
+def _read_headers(request: Request, schema: Schema) -> dict[str, Any]:
     # Others are none of our business: every request has some that no schema names.
     return {name: value for name in _header_names(schema) if (value := request.get_header(name)) is not None}
 
@@ -205,7 +206,7 @@ def _header_names(schema: Schema) -> list[str]:
 _READERS = {"body": _read_body, "query": _read_query, "headers": _read_headers}
 
 
-def _read(request: falcon.Request, limit: int) -> bytes:
+def _read(request: Request, limit: int) -> bytes:
     """Read the body, which is within its limit when it was announced by Content-Length, and may end up beyond else."""
     coding = request.env.get("HTTP_CONTENT_ENCODING")
     if coding and {name.strip().lower() for name in coding.split(",")} != {"identity"}:

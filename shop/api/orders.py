@@ -6,6 +6,7 @@ from datetime import datetime
 import falcon
 
 from shop.api import responses, schemas
+from shop.api.context import Request
 from shop.api.openapi import documents
 from shop.api.operations import Success, operation
 from shop.domain import orders
@@ -28,7 +29,7 @@ class OrderCollection:
     )
     def on_post(
         self,
-        request: falcon.Request,
+        request: Request,
         response: responses.Response,
         body: schemas.NewOrder,
         headers: schemas.OrderHeaders,
@@ -58,7 +59,7 @@ class OrderItem:
         success=Success(200, "The order", documents.OwnedOrder),
         errors=(OrderNotFound,),
     )
-    def on_get(self, request: falcon.Request, response: falcon.Response, order_id: str) -> None:
+    def on_get(self, request: Request, response: falcon.Response, order_id: str) -> None:
         """Return an order with its owner."""
         owned = orders.find(request.context.actor, order_id)
         responses.write(response, responses.owned_order(owned))
@@ -70,9 +71,7 @@ class OrderItem:
         success=Success(200, "The order", documents.Order),
         errors=(Forbidden, OrderNotFound, InvalidTransition),
     )
-    def on_patch(
-        self, request: falcon.Request, response: falcon.Response, order_id: str, body: schemas.StatusChange
-    ) -> None:
+    def on_patch(self, request: Request, response: falcon.Response, order_id: str, body: schemas.StatusChange) -> None:
         """Change an order's status."""
         changed = orders.change_status(request.context.actor, order_id, body.status)
         responses.write(response, responses.order(changed))

@@ -7,8 +7,8 @@ import falcon
 
 from shop import errors, exactjson
 from shop.api import middleware
+from shop.api.context import Request
 from shop.api.responses import Response
-from shop.serving.logs import told
 from shop.storage import database
 
 log = logging.getLogger(__name__)
@@ -28,14 +28,14 @@ def install(app: falcon.App[Any, Any]) -> None:
 
 
 def _on_shop_error(
-    request: falcon.Request, response: falcon.Response, error: errors.ShopError, _params: dict[str, Any]
+    request: Request, response: falcon.Response, error: errors.ShopError, _params: dict[str, Any]
 ) -> None:
     _write(request, response, error.status, error.code, str(error), faults=error.errors)
     response.set_headers(dict(error.headers))
 
 
 def _on_falcon_error(
-    request: falcon.Request, response: falcon.Response, error: falcon.HTTPError, params: dict[str, Any]
+    request: Request, response: falcon.Response, error: falcon.HTTPError, params: dict[str, Any]
 ) -> None:
     refusal = _FALCON_REFUSALS.get(error.status_code, errors.BadRequest)()
     _on_shop_error(request, response, refusal, params)
@@ -44,16 +44,16 @@ def _on_falcon_error(
 
 
 def _on_database_error(
-    request: falcon.Request, response: falcon.Response, error: database.Error, params: dict[str, Any]
+    request: Request, response: falcon.Response, error: database.Error, params: dict[str, Any]
 ) -> None:
     if not database.is_outage(error):
         _on_exception(request, response, error, params)
         return
-    log.warning("%s %s: the database cannot serve: %s", request.method, request.uri_template, told(error))
+    log.warning("%s %s: the database cannot serve", request.method, request.uri_template, exc_info=error)
     _on_shop_error(request, response, errors.ServiceUnavailable(), params)
 
 
-def _on_exception(request: falcon.Request, response: falcon.Response, error: Exception, params: dict[str, Any]) -> None:
+def _on_exception(request: Request, response: falcon.Response, error: Exception, params: dict[str, Any]) -> None:
     # The log has the traceback and the request's id to find it by; the response has only the id.
     log.error(
         "%s %s failed (request %s)",
@@ -66,7 +66,7 @@ def _on_exception(request: falcon.Request, response: falcon.Response, error: Exc
 
 
 def _write(
-    request: falcon.Request,
+    request: Request,
     response: falcon.Response,
     status: int,
     code: str,
@@ -74,7 +74,7 @@ def _write(
     *,
     faults: tuple[errors.FieldError, ...] = (),
 ) -> None:
-    if "request_id" not in request.context:
+    if not request.context.request_id:
         # Falcon refuses some methods before any middleware runs.
         middleware.RequestId().process_request(request, cast(Response, response))
     request.context.problem = code

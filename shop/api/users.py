@@ -7,6 +7,7 @@ from urllib.parse import urlencode
 import falcon
 
 from shop.api import responses, schemas
+from shop.api.context import Request
 from shop.api.openapi import documents
 from shop.api.operations import Success, operation
 from shop.domain import accounts, orders
@@ -40,7 +41,7 @@ class UserCollection:
         is_public=True,
         within=lambda users: users._passwords.place(),
     )
-    def on_post(self, _request: falcon.Request, response: falcon.Response, body: schemas.Registration) -> None:
+    def on_post(self, _request: Request, response: falcon.Response, body: schemas.Registration) -> None:
         """Register a user."""
         account = accounts.register(
             self._passwords, name=body.name, email=body.email, password=body.password, now=self._clock()
@@ -68,7 +69,7 @@ class Login:
         is_public=True,
         within=lambda login: login._passwords.place(),
     )
-    def on_post(self, _request: falcon.Request, response: falcon.Response, body: schemas.Login) -> None:
+    def on_post(self, _request: Request, response: falcon.Response, body: schemas.Login) -> None:
         """Exchange e-mail address and password for a token."""
         account, actor = accounts.authenticate(
             self._passwords, self._throttle, email=body.email, password=body.password, now=self._clock()
@@ -88,7 +89,7 @@ class UserItem:
     """``/users/{user_id}``"""
 
     @operation("getUser", "Return a user", success=Success(200, "The user", documents.User), errors=(UserNotFound,))
-    def on_get(self, request: falcon.Request, response: falcon.Response, user_id: str) -> None:
+    def on_get(self, request: Request, response: falcon.Response, user_id: str) -> None:
         """Return a user."""
         account = accounts.find(request.context.actor, user_id)
         responses.write(response, responses.user(account))
@@ -107,9 +108,7 @@ class UserOrders:
         success=Success(200, "A page of orders", documents.OrderPage, sometimes=("Link",)),
         errors=(UserNotFound,),
     )
-    def on_get(
-        self, request: falcon.Request, response: falcon.Response, user_id: str, query: schemas.HistoryQuery
-    ) -> None:
+    def on_get(self, request: Request, response: falcon.Response, user_id: str, query: schemas.HistoryQuery) -> None:
         """Return a page of a user's orders, newest first."""
         # A cursor leads on in this list only: of this user, with this filter.
         scope = f"{user_id.lower()} {query.status}"

@@ -29,11 +29,11 @@ _LEVELS = {name: getattr(logging, name.upper()) for name in ("debug", "info", "w
 _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if code != ord("\n")}
 
 
-class _Current(threading.local):
-    """What is known of the request that this thread is at.
+class _CurrentRequest(threading.local):
+    """What the log knows about the request that this thread serves.
 
     Attributes:
-        request_id: Its id; None outside of a request.
+        request_id: Its id; None while the thread serves none.
         statements: How many statements it has run.
         seconds: How long they took.
     """
@@ -43,10 +43,10 @@ class _Current(threading.local):
     seconds: float = 0.0
 
 
-current = _Current()
+current_request = _CurrentRequest()
 
 
-class Writer:
+class LogWriter:
     """Writes log lines.
 
     Args:
@@ -76,14 +76,14 @@ class Writer:
             return
 
 
-def configure(settings: Settings) -> Writer:
+def configure(settings: Settings) -> LogWriter:
     """Send all records of this process to stderr as the settings say, and return what writes them.
 
     Other packages are heard from their warnings on, whatever the level: Peewee's debug records have the values of
     statements in them.
     """
     as_text = settings.log_format == "text" or (settings.log_format is None and os.isatty(STDERR))
-    writer = Writer(as_text=as_text, level=_LEVELS[settings.log_level])
+    writer = LogWriter(as_text=as_text, level=_LEVELS[settings.log_level])
     root = logging.getLogger()
     root.handlers[:] = [_Handler(writer)]
     root.setLevel(max(writer.level, logging.WARNING))
@@ -93,10 +93,10 @@ def configure(settings: Settings) -> Writer:
     return writer
 
 
-def told(error: BaseException) -> str:
-    """Return what an error says, in one line, without the values that it was about.
+def _redacted(error: BaseException) -> str:
+    """Return the message of an error in one line, without values from requests or rows.
 
-    A driver's text has the statement with its values in it, and the row that was refused.
+    The driver's own message contains the statement with its values, and the row that was refused.
     """
     origin = getattr(error, "orig", None) or error
     primary = getattr(getattr(origin, "diag", None), "message_primary", None)
@@ -113,17 +113,19 @@ def told(error: BaseException) -> str:
 class _Handler(logging.Handler):
     """Hands the records of the module `logging` to a writer."""
 
-    def __init__(self, writer: Writer) -> None:
+    def __init__(self, writer: LogWriter) -> None:
         super().__init__()
         self._writer = writer
 
     def emit(self, record: logging.LogRecord) -> None:
         fields: dict[str, object] = {"logger": record.name}
-        if current.request_id is not None:
-            fields["request_id"] = current.request_id
+        if current_request.request_id is not None:
+            fields["request_id"] = current_request.request_id
         fields |= record.__dict__.get("fields", {})
-        if record.exc_info and record.exc_info[1]:
-            fields["exception"] = "\n".join(_traceback(record.exc_info[1]))
+        if record.exc_info and (error := record.exc_info[1]):
+            # A warning has a known cause, so its traceback says nothing new.
+            lines = _traceback(error) if record.levelno >= logging.ERROR else [_summary(error)]
+            fields["exception"] = "\n".join(lines)
         self._writer.write(record.levelname.lower(), record.getMessage(), fields)
 
 
@@ -134,7 +136,11 @@ def _traceback(error: BaseException) -> Iterator[str]:
         yield from _traceback(before)
         yield "then:"
     yield from (line.rstrip() for line in traceback.format_tb(error.__traceback__))
-    yield f"{type(error).__module__}.{type(error).__qualname__}: {told(error)}"
+    yield _summary(error)
+
+
+def _summary(error: BaseException) -> str:
+    return f"{type(error).__module__}.{type(error).__qualname__}: {_redacted(error)}"
 
 
 def _as_json(level: str, message: str, fields: Mapping[str, object]) -> bytes:

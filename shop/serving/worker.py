@@ -7,9 +7,9 @@ from collections.abc import Callable
 from multiprocessing import connection, parent_process
 from typing import TYPE_CHECKING, Any
 
-from shop.api.observation import Observer
 from shop.app import create_app
 from shop.serving import logs
+from shop.serving.observer import RequestObserver
 from shop.serving.proxies import Proxies
 from shop.settings import PREFIX, Settings
 
@@ -34,7 +34,7 @@ def make_app(settings: Settings, draining: Any) -> Callable[..., Any]:
     threading.Thread(target=_stop_on_signal, daemon=True).start()
     threading.Thread(target=_stop_with_parent, daemon=True).start()
     metrics = _start_metrics() if settings.metrics_port is not None else None
-    observer = Observer(writer, metrics, Proxies(settings.trusted_proxies), settings.slow_query_ms)
+    observer = RequestObserver(writer, metrics, Proxies(settings.trusted_proxies), settings.slow_query_ms)
 
     def is_draining() -> bool:
         return bool(draining.value)

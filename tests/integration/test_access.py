@@ -12,6 +12,7 @@ import jwt
 from webtest import TestApp
 
 from shop.api import problems
+from shop.api.context import Request
 from shop.api.middleware import Authentication
 from shop.api.responses import Response
 from shop.app import utc_now
@@ -113,7 +114,7 @@ class AccessTest(ApiTestCase):
                 response.text = "secret"
 
         tokens = Tokens(SECRET_KEY, (), lifetime=60, clock=utc_now)
-        app = falcon.App(middleware=[Authentication(tokens)], response_type=Response)
+        app = falcon.App(middleware=[Authentication(tokens)], request_type=Request, response_type=Response)
         app.add_route("/undeclared", Undeclared())
         problems.install(app)
         self.assertEqual(401, TestApp(app).get("/undeclared", status="*").status_int)

@@ -17,11 +17,11 @@ import psycopg2
 from psycopg2.extensions import make_dsn, parse_dsn
 
 from shop import __version__
-from shop.api.observation import Observer
 from shop.app import create_app
 from shop.demo.factories import UserFactory
-from shop.serving.logs import Writer, current
+from shop.serving.logs import LogWriter, current_request
 from shop.serving.metrics import Metrics
+from shop.serving.observer import RequestObserver
 from shop.serving.proxies import Proxies
 from shop.storage.database import database
 from tests.harness.client import ApiClient
@@ -324,16 +324,15 @@ class ObserverTest(ApiTestCase):
         for hooks in (database.query_hooks, database.connection_hooks):
             self.addCleanup(hooks.__setitem__, slice(None), list(hooks))
         self.metrics = Metrics()
-        self.writer = Writer(as_text=False, level=logging.INFO, descriptor=writing)
+        self.writer = LogWriter(as_text=False, level=logging.INFO, descriptor=writing)
         # A microsecond: every statement is slow.
-        observer = Observer(self.writer, self.metrics, Proxies(()), 1)
-        observer._slow = 1e-6
+        observer = RequestObserver(self.writer, self.metrics, Proxies(()), 0.001)
         settings = make_settings(threads=2)
         self.client = ApiClient(create_app(settings, observer=observer))
         self.registry = self.metrics.registry
 
     def test_requests_statements_hashes_and_errors_are_noted_as_they_come(self):
-        with self.assertLogs("shop.api.observation", "WARNING") as logs:
+        with self.assertLogs("shop.serving.observer", "WARNING") as logs:
             user = UserFactory.create()
             self.client.get(f"/users/{user.id}", user=user)
             self.client.get("/nothing", status=404)
@@ -351,10 +350,10 @@ class ObserverTest(ApiTestCase):
         self.metrics.refresh()
         for gauge in ("shop_busy_threads", "shop_hashing_requests"):
             self.assertEqual(0, self.registry.get_sample_value(gauge), "nothing is in progress any more")
-        self.assertIsNone(current.request_id, "what this thread logs from now on is of no request")
+        self.assertIsNone(current_request.request_id, "what this thread logs from now on is of no request")
 
     def test_without_a_limit_for_slow_statements_none_is_slow(self):
-        observer = Observer(self.writer, self.metrics, Proxies(()), 0)
-        with self.assertNoLogs("shop.api.observation"):
+        observer = RequestObserver(self.writer, self.metrics, Proxies(()), 0)
+        with self.assertNoLogs("shop.serving.observer"):
             observer._note_statement(mock.Mock(duration=3600.0, sql="SELECT 1"))
         self.assertEqual(0, self.registry.get_sample_value("shop_slow_statements_total"))

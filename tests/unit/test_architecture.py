@@ -18,6 +18,7 @@ LAYERS = (
     {"shop.commands"},
     {"shop.serving.server"},
     {"shop.serving.worker", "shop.wsgi"},
+    {"shop.serving"},
     {"shop.app"},
     {"shop.api"},
     {"shop.demo.past"},
@@ -27,7 +28,6 @@ LAYERS = (
     {"shop.domain.models"},
     {"shop.storage.database"},
     {"shop.storage.stalls"},
-    {"shop.serving.proxies", "shop.serving.logs", "shop.serving.metrics", "shop.serving.exporter"},
     {"shop.storage.sessions", "shop.storage.statements"},
     {
         "shop.storage.migrations",

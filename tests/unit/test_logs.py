@@ -24,7 +24,7 @@ class LogsTest(unittest.TestCase):
         self.reading, writing = os.pipe()
         self.addCleanup(os.close, self.reading)
         self.addCleanup(os.close, writing)
-        self.writer = logs.Writer(as_text=self.as_text, level=logging.INFO, descriptor=writing)
+        self.writer = logs.LogWriter(as_text=self.as_text, level=logging.INFO, descriptor=writing)
         self.logger = logging.Logger("shop.test")
         self.logger.addHandler(logs._Handler(self.writer))
 
@@ -45,7 +45,7 @@ class JsonTest(LogsTest):
     """Lines for programs."""
 
     def test_a_record_is_one_object_with_time_level_message_and_what_else_is_known(self):
-        with mock.patch.object(logs.current, "request_id", "r-1"):
+        with mock.patch.object(logs.current_request, "request_id", "r-1"):
             self.logger.warning("slow %s", "statement", extra={"fields": {"sql": "SELECT %s"}})
         line = json.loads(self.read())
         self.assertRegex(line.pop("time"), r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z$")
@@ -92,6 +92,16 @@ class JsonTest(LogsTest):
             with self.subTest(hidden=hidden):
                 self.assertEqual(not hidden, "KeyError: 'first'\nthen:\n" in told)
 
+    def test_a_warning_has_its_error_in_one_line(self):
+        try:
+            try:
+                raise KeyError("first")
+            except KeyError as error:
+                raise RuntimeError("second") from error
+        except RuntimeError as error:
+            self.logger.warning("it failed", exc_info=error)
+        self.assertEqual("builtins.RuntimeError: second", json.loads(self.read())["exception"])
+
     def test_the_values_in_a_drivers_text_are_left_out(self):
         class Diagnosis:
             message_primary = 'new row for relation "users" violates check constraint "users_name"'
@@ -135,7 +145,7 @@ class JsonTest(LogsTest):
         reading, writing = os.pipe()
         os.close(reading)
         self.addCleanup(os.close, writing)
-        logs.Writer(as_text=False, level=logging.INFO, descriptor=writing).write("info", "request", {})
+        logs.LogWriter(as_text=False, level=logging.INFO, descriptor=writing).write("info", "request", {})
 
 
 class TextTest(LogsTest):
@@ -162,7 +172,7 @@ class TextTest(LogsTest):
 class ConfigureTest(unittest.TestCase):
     """Who is heard."""
 
-    def configured(self, **overrides: str) -> logs.Writer:
+    def configured(self, **overrides: str) -> logs.LogWriter:
         """Return what `configure` returns; what it changes is put back when the test ends."""
         root = logging.getLogger()
         self.addCleanup(root.setLevel, root.level)

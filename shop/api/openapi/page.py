@@ -10,6 +10,7 @@ from typing import Any
 import falcon
 
 from shop import errors, exactjson
+from shop.api.context import Request
 from shop.api.openapi import documents
 from shop.api.operations import Success, operation
 
@@ -47,7 +48,7 @@ class Description:
         return exactjson.dumps(self._describe())
 
     @operation("describeApi", "Return this description", success=DESCRIPTION, is_public=True)
-    def on_get(self, _request: falcon.Request, response: falcon.Response) -> None:
+    def on_get(self, _request: Request, response: falcon.Response) -> None:
         """Return the description."""
         response.data = self._text
 
@@ -56,7 +57,7 @@ class Page:
     """``/docs``"""
 
     @operation("readDocs", "Return a page that shows this description, and tries it out", success=PAGE, is_public=True)
-    def on_get(self, request: falcon.Request, response: falcon.Response) -> None:
+    def on_get(self, request: Request, response: falcon.Response) -> None:
         """Return the page."""
         response.set_header("Content-Security-Policy", POLICY)
         response.set_header("Referrer-Policy", "no-referrer")
@@ -67,14 +68,14 @@ class Asset:
     """``/docs/{asset}``"""
 
     @operation("readDocsAsset", "Return a part of the page", success=ASSET, errors=(errors.NotFound,), is_public=True)
-    def on_get(self, request: falcon.Request, response: falcon.Response, asset: str) -> None:
+    def on_get(self, request: Request, response: falcon.Response, asset: str) -> None:
         """Return a script or a style sheet of the page."""
         if asset not in ASSETS:
             raise errors.NotFound
         _send(request, response, *ASSETS[asset])
 
 
-def _send(request: falcon.Request, response: falcon.Response, package: str, name: str, media_type: str) -> None:
+def _send(request: Request, response: falcon.Response, package: str, name: str, media_type: str) -> None:
     accepts_gzip = bool(_GZIP.search(request.get_header("Accept-Encoding") or ""))
     plain, packed = _file(package, name)
     response.data = packed if accepts_gzip else plain
