@@ -19,7 +19,7 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 # RFC 6750, section 2.1; the scheme's name is case-insensitive (RFC 9110, section 11.1).
 _BEARER = re.compile(r"bearer +([A-Za-z0-9._~+/-]+=*)", re.IGNORECASE)
 _USUAL = "Bearer "
-# When the front received the request: seconds since 1970, as nginx writes ``t=${msec}``.
+# When the front sent the request on: seconds since 1970, as nginx writes ``t=${msec}``.
 _REQUEST_START = re.compile(r"t=([0-9]{1,12}(?:\.[0-9]{1,9})?)")
 # A name or an address, with or without a port (RFC 9110, section 7.2). RFC 3986 allows a comma in a name; servers use
 # it to join repeated headers, so a comma means two hosts.

@@ -45,6 +45,13 @@ class WireTest(LiveServerTestCase):
             "/%zz",
             "/%ff",
             "/%2e%2e",
+            "/users%5clogin",
+            "/users/%2e/",
+            "/livez%2e",
+            "/livez%00",
+            "/livez%20",
+            "/livez;x",
+            "/livez%3f",
         ):
             with self.subTest(path):
                 self.assertRefused(
