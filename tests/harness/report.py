@@ -1,16 +1,16 @@
-"""Runs the tests and writes a report: what was tested, what came of it, where the time went, and what is missing.
+"""Runs the tests and writes a report: what was tested, what failed, where the time went, and what to do next.
 
     scripts/report [OPTION ...] [TEST ...]
 
-Options and tests are those of scripts/test. The report is `build/report/`: `report.html` (one file), `report.md`,
-`junit.xml` and `report.json`, which has everything that the others show. The exit status is that of the run.
+The options and tests are those of scripts/test. The report is `build/report/`: `report.html` (one file), `report.md`,
+`junit.xml` and `report.json`, which has all facts. The exit status is that of the run.
 """
 
 import os
 import subprocess
 import sys
 import unittest
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from io import StringIO
@@ -21,11 +21,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from tests.harness import report_pages, runner
-from tests.harness.report_facts import Test, gather
+from tests.harness.report_facts import OUTCOMES, Test, gather
 from tests.harness.results import WRONG_OPTIONS, Result, classname, say
 
 FOLDER = Path("build/report")
-GOOD = ("passed", "failed as expected")
 
 
 class Recorder(Result):
@@ -37,7 +36,7 @@ class Recorder(Result):
     """
 
     def __init__(self, _stream: Any, descriptions: bool, verbosity: int) -> None:
-        # What unittest would print goes into the report, and the progress has the terminal for itself.
+        # The report has what unittest would print, so the terminal is free for the progress.
         super().__init__(unittest.runner._WritelnDecorator(StringIO()), descriptions, verbosity)
         self.tests: dict[str, unittest.TestCase] = {}
         self.started = datetime.now(UTC)
@@ -57,45 +56,44 @@ class Recorder(Result):
 
     def stopTest(self, test: unittest.TestCase) -> None:
         super().stopTest(test)
-        self._progress.advance(test, verdict_of(self, test.id()))
+        self._progress.advance(test, failed=self._verdict(test.id()) not in OUTCOMES)
 
     def records(self) -> list[Test]:
-        """Return what each test came to; fixtures that failed are among them, as tests that did not pass."""
+        """Return all tests with their results, failed fixtures included."""
         texts: dict[str, list[str]] = {}
         for kind in (self.failures, self.errors, self.skipped, self.expectedFailures):
             for test, text in kind:
-                # A subTest's name begins with its test's; a fixture has a name of its own.
+                # A subtest's id begins with its test's id. A fixture has an id of its own.
                 name = test.id().partition(" ")[0]
-                texts.setdefault(name if name in self.tests else test.id(), []).append(text)
-        found = [
-            Test.of(test, verdict_of(self, name), self.seconds.get(name, 0.0), "\n".join(texts.pop(name, [])))
-            for name, test in self.tests.items()
+                texts.setdefault(name if name in self.tests else test.id(), []).append(text.strip())
+        found = [self._record(name, test, "\n".join(texts.pop(name, []))) for name, test in self.tests.items()]
+        return found + [
+            Test(name, name.rpartition("(")[2].rpartition(".")[0], name, "Fixture", "error", 0.0, "\n".join(lines))
+            for name, lines in texts.items()
         ]
-        return found + [Test.of_fixture(name, "\n".join(lines)) for name, lines in texts.items()]
 
+    def _record(self, name: str, test: unittest.TestCase, text: str) -> Test:
+        words = name.rpartition(".")[2].removeprefix("test_").replace("_", " ").strip()
+        sentence = test.shortDescription() or f"{words[:1].upper()}{words[1:]}"
+        seconds = self.seconds.get(name, 0.0)
+        return Test(name, type(test).__module__, type(test).__qualname__, sentence, self._verdict(name), seconds, text)
 
-def verdict_of(result: Result, name: str) -> str:
-    """Return the verdict on a test as a whole: a subTest that failed fails it."""
-    verdicts = [verdict for verdict, _ in result.verdicts.get(name, [("error", "")])]
-    for bad in ("error", "failed", "passed unexpectedly"):
-        if bad in verdicts:
-            return bad
-    return "skipped" if verdicts[-1:] == ["skipped"] else verdicts[-1]
+    def _verdict(self, name: str) -> str:
+        """Return the verdict on a whole test: a failed subtest fails it."""
+        verdicts = [verdict for verdict, _ in self.verdicts.get(name, [("error", "")])]
+        return next((verdict for verdict in verdicts if verdict not in OUTCOMES), verdicts[-1])
 
 
 class _Progress:
-    """A bar on a terminal; elsewhere a line for each class of tests."""
+    """A bar on a terminal. Elsewhere, a line for each class of tests."""
 
     def __init__(self, expected: int) -> None:
         console = Console(stderr=True)
-        self._bar = None
-        if console.is_terminal:
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-            self._bar = Progress(*columns, console=console, transient=True)
-            self._task = self._bar.add_task("starting", total=expected)
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        self._bar = Progress(*columns, console=console, transient=True) if console.is_terminal else None
+        self._task = self._bar and self._bar.add_task("starting", total=expected)
         self._expected = expected
-        self._done, self._bad = 0, 0
-        self._class = ""
+        self._done, self._failed, self._class = 0, 0, ""
 
     def start(self) -> None:
         if self._bar:
@@ -107,24 +105,26 @@ class _Progress:
         else:
             self._say_class()
 
-    def advance(self, test: unittest.TestCase, verdict: str) -> None:
+    def advance(self, test: unittest.TestCase, *, failed: bool) -> None:
         self._done += 1
-        self._bad += verdict not in (*GOOD, "skipped")
-        failing = f", {self._bad} failing" if self._bad else ""
+        self._failed += failed
         if self._bar:
-            self._bar.update(self._task, advance=1, description=f"{type(test).__name__}{failing}")
+            self._bar.update(self._task, advance=1, description=f"{type(test).__name__}{self._failing}")
         elif classname(test) != self._class:
             self._say_class()
             self._class = classname(test)
 
+    @property
+    def _failing(self) -> str:
+        return f", {self._failed} failed" if self._failed else ""
+
     def _say_class(self) -> None:
         if self._class:
-            failing = f", {self._bad} failing" if self._bad else ""
-            say(f"{self._done:5} of {self._expected} tests{failing}  {self._class}")
+            say(f"{self._done:5} of {self._expected} tests{self._failing}  {self._class}")
 
 
-def write(facts: dict[str, Any], folder: Path) -> None:
-    """Write all forms of the report into `folder`, whole or not at all."""
+def write(facts: Mapping[str, Any], folder: Path) -> None:
+    """Write all forms of the report into `folder`. A reader never sees half a file."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in report_pages.render(facts).items():
         draft = folder / f".{name}.{os.getpid()}"
@@ -132,33 +132,27 @@ def write(facts: dict[str, Any], folder: Path) -> None:
         draft.replace(folder / name)
 
 
-def closing_line(facts: dict[str, Any]) -> str:
-    """Return the line that counts the tests."""
-    counts = facts["summary"]
-    return f"{counts['passed']} passed, {counts['failed']} failed, {counts['skipped']} skipped"
-
-
 def _commit() -> str:
     with suppress(OSError):
-        asked = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True)
-        return asked.stdout.strip() or "unknown"
+        found = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True)
+        return found.stdout.strip() or "unknown"
     return "unknown"
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run, write, and return the exit status."""
+    """Run the tests, write the report, and return the exit status."""
     program = runner.run(arguments, Recorder)
     result = program.result
     if not isinstance(result, Recorder):
-        say("scripts/report: these options run no tests that a report could be about")
+        say("scripts/report: there is nothing to report, because these options run no tests")
         return program.status or WRONG_OPTIONS
     facts = gather(program, result.records(), started=result.started, commit=_commit())
     write(facts, FOLDER)
     for test in facts["tests"]:
-        if test["verdict"] not in (*GOOD, "skipped"):
+        if test["outcome"] == "failed":
             say("", f"{test['verdict'].upper()}: {test['name']}", test["text"])
     say(f"report: {FOLDER / 'report.html'}")
-    print(closing_line(facts))
+    print("{passed} passed, {failed} failed, {skipped} skipped".format_map(facts["summary"]))
     return program.status
 
 

@@ -1,4 +1,4 @@
-"""The forms of the report: HTML and Markdown from templates, JUnit's XML, and JSON. They show facts and add none."""
+"""The forms of a report: HTML and Markdown from templates, JUnit XML, and JSON. They add no facts."""
 
 import json
 from collections.abc import Mapping
@@ -9,8 +9,9 @@ from xml.etree import ElementTree
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
 TEMPLATES = Path(__file__).with_name("templates")
-# A character that XML 1.0 does not have (section 2.2) would make the whole file unreadable.
+# XML 1.0 has no such characters (section 2.2): one of them would make the whole file unreadable.
 _NOT_IN_XML = {number: "�" for number in range(32) if chr(number) not in "\t\n\r"}
+_JUNIT = {"skipped": "skipped", "error": "error", "failed": "failure", "passed unexpectedly": "failure"}
 
 
 def render(facts: Mapping[str, Any]) -> dict[str, str]:
@@ -32,42 +33,27 @@ def render(facts: Mapping[str, Any]) -> dict[str, str]:
 
 
 def duration(seconds: float) -> str:
-    """Return a time as a person would say it."""
+    """Return a time as people write it."""
     if seconds >= 60:
         return f"{seconds // 60:.0f} min {seconds % 60:.0f} s"
-    if seconds >= 1:
-        return f"{seconds:.1f} s"
-    return f"{1000 * seconds:.1f} ms" if seconds < 0.01 else f"{1000 * seconds:.0f} ms"
+    return f"{seconds:.1f} s" if seconds >= 1 else f"{1000 * seconds:.0f} ms"
 
 
 def junit(facts: Mapping[str, Any]) -> str:
-    """Return the tests in the form that CI servers read."""
-    summary, tests = facts["summary"], facts["tests"]
-    errors = sum(test["verdict"] == "error" for test in tests)
-    counts = {
-        "tests": str(len(tests)),
-        "failures": str(summary["failed"] - errors),
-        "errors": str(errors),
-        "skipped": str(summary["skipped"]),
-    }
-    suite = ElementTree.Element("testsuite", {"name": summary["name"], "time": f"{summary['seconds']:.3f}", **counts})
-    for test in tests:
-        place = f"{test['module']}.{test['classname']}" if test["classname"] != test["name"] else test["classname"]
+    """Return the tests in the format that CI servers read."""
+    tests = facts["tests"]
+    kinds = [_JUNIT.get(test["verdict"], "") for test in tests]
+    counts = {"failures": kinds.count("failure"), "errors": kinds.count("error"), "skipped": kinds.count("skipped")}
+    numbers = {"tests": str(len(tests)), "time": f"{facts['summary']['seconds']:.3f}"}
+    numbers |= {name: str(count) for name, count in counts.items()}
+    suites = ElementTree.Element("testsuites", numbers)
+    suite = ElementTree.SubElement(suites, "testsuite", {"name": facts["summary"]["project"], **numbers})
+    for test, kind in zip(tests, kinds, strict=True):
+        place = ".".join(dict.fromkeys((test["module"], test["classname"])))
         case = {"classname": place, "name": test["name"].rpartition(".")[2], "time": f"{test['seconds']:.3f}"}
         element = ElementTree.SubElement(suite, "testcase", case)
-        text = test["text"].translate(_NOT_IN_XML)
-        match test["verdict"]:
-            case "skipped":
-                ElementTree.SubElement(element, "skipped", {"message": text})
-            case "error":
-                ElementTree.SubElement(element, "error", {"message": _last_line(text)}).text = text
-            case "failed" | "passed unexpectedly":
-                ElementTree.SubElement(element, "failure", {"message": _last_line(text)}).text = text
-    suites = ElementTree.Element("testsuites", {"time": f"{summary['seconds']:.3f}", **counts})
-    suites.append(suite)
+        if kind:
+            message = {"message": test["headline"].translate(_NOT_IN_XML)}
+            ElementTree.SubElement(element, kind, message).text = test["text"].translate(_NOT_IN_XML)
     ElementTree.indent(suites)
     return ElementTree.tostring(suites, encoding="unicode", xml_declaration=True) + "\n"
-
-
-def _last_line(text: str) -> str:
-    return text.splitlines()[-1] if text else ""

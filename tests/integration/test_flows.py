@@ -1,4 +1,4 @@
-"""What users do from beginning to end, in the sandbox: only what the API answers counts."""
+"""Flows: what users do from their first request to the last response. The report lists the docstrings."""
 
 from decimal import Decimal
 
@@ -9,7 +9,7 @@ from tests.support.cases import ApiTestCase
 
 
 class FlowTest(ApiTestCase):
-    """Flows by name."""
+    """The flows of a customer."""
 
     def register_and_log_in(self, **overrides):
         """Return a new user as the API shows it, and the headers that the user's requests carry."""
@@ -19,6 +19,7 @@ class FlowTest(ApiTestCase):
         return user, {"Authorization": f"Bearer {login.json['token']}"}
 
     def test_register_log_in_place_an_order_read_it_back(self):
+        """A user registers, logs in, places an order and reads it back."""
         user, headers = self.register_and_log_in(name="Ada Lovelace", email="ada@example.com")
         body = {
             "userId": user["id"],
@@ -35,6 +36,7 @@ class FlowTest(ApiTestCase):
         self.assertEqual((109.97, "confirmed"), (read["total"], read["status"]))
 
     def test_a_duplicate_e_mail_is_refused_and_the_first_account_still_works(self):
+        """A second registration with the same e-mail address gets a 409, and the first account still works."""
         body = UserFactory.body()
         self.client.post("/users", body)
         response = self.client.post("/users", body | {"password": "another password"}, status=409)
@@ -42,6 +44,7 @@ class FlowTest(ApiTestCase):
         self.client.post("/users/login", {"email": body["email"], "password": body["password"]}, status=200)
 
     def test_a_wrong_password_gets_no_token_and_the_right_one_still_does(self):
+        """A wrong password gets no token, and the right password still gets one."""
         body = UserFactory.body()
         self.client.post("/users", body)
         wrong = self.client.post("/users/login", {"email": body["email"], "password": "wrong password"}, status=401)
@@ -49,6 +52,7 @@ class FlowTest(ApiTestCase):
         self.client.post("/users/login", {"email": body["email"], "password": body["password"]}, status=200)
 
     def test_an_invalid_uuid_is_nobody_and_no_order(self):
+        """A malformed id gets the same 404 as an unknown user or order."""
         _, headers = self.register_and_log_in()
         user = self.client.get("/users/not-a-uuid", status=404, **headers)
         self.assertProblem(user, 404, "USER_NOT_FOUND", "User not found")
@@ -56,6 +60,7 @@ class FlowTest(ApiTestCase):
         self.assertProblem(order, 404, "ORDER_NOT_FOUND", "Order not found")
 
     def test_an_empty_item_list_places_no_order(self):
+        """An order without items gets a 400 and is not stored."""
         user, headers = self.register_and_log_in()
         body = {"userId": user["id"], "items": [], "shippingAddress": {"street": "1 Main St"}}
         response = self.client.post("/orders", body, status=400, **headers)
@@ -64,12 +69,14 @@ class FlowTest(ApiTestCase):
         self.assertEqual(0, Order.select().count())
 
     def test_a_total_over_several_items_is_exact(self):
+        """The total of ten items at 0.10 is exactly 1.00."""
         user, headers = self.register_and_log_in()
         items = [OrderFactory.item(price=Decimal("0.10"), quantity=1) for _ in range(10)]
         body = {"userId": user["id"], "items": items, "shippingAddress": {"street": "1 Main St"}}
         self.assertIn('"total":1.00,', self.client.post("/orders", body, **headers).text)
 
     def test_an_order_for_a_user_deleted_in_between_finds_no_user(self):
+        """A user who was deleted after logging in cannot place an order."""
         user = UserFactory.create()
         self.client.post("/orders", OrderFactory.body(user), user=user)
         Order.delete().execute()

@@ -1,4 +1,4 @@
-"""The report says what a run came to, in every form, on a small package of tests that is thrown away."""
+"""The report: the command on a small package of tests, and the facts and pages of a complete run."""
 
 import json
 import shutil
@@ -7,17 +7,23 @@ import sys
 import tempfile
 import unittest
 from collections import Counter
+from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 from unittest import mock
 from xml.etree import ElementTree
 
-from tests.harness import gates, report_facts, report_pages
+from tests import binding
+from tests.harness import gates, report_pages
 from tests.harness.findings import Findings
 from tests.harness.measured import unmeasured
+from tests.harness.report_advice import SHOWN, on_file
+from tests.harness.report_facts import Test, gather
 
 ROOT = Path(__file__).resolve().parents[2]
-LIMIT = 30.0  # seconds, reached only by a broken promise
-# A measurement that finds the file of a process that had just begun to write.
+LIMIT = 30.0  # seconds, reached only when the command hangs
+# A measurement that finds the unfinished file of a killed process.
 KILLED = """
 from tests.harness.gates import Measurement
 measurement = Measurement()
@@ -54,9 +60,36 @@ class BrokenFixtureTest(unittest.TestCase):
     def test_never_reached(self): pass
 '''
 
+# Code with a gap of each kind.
+SOURCE = """
+def place(order):
+    try:
+        return insert(order)
+    except LookupError:
+        return None
 
-class ReportTest(unittest.TestCase):
-    """The command, and the files that it leaves."""
+def check(order):
+    if not order:
+        reason = "empty"
+        raise ValueError(reason)
+
+def total(order):
+    return sum(order)
+"""
+
+
+def facts_of(findings: Findings, files: Sequence[gates.File] | None, tests: Sequence[Test] = ()) -> dict[str, Any]:
+    """Return the facts of a run; a complete one if there are `files`."""
+    program = mock.Mock(coverage=None, shortfalls=[], status=1)
+    if files is not None:
+        program.coverage = gates.CodeCoverage(90.0, 100, 20, files)
+        program.shortfalls = gates.shortfalls(findings, program.coverage)
+    program.result.findings, program.result.seconds = findings, {test.name: test.seconds for test in tests}
+    return gather(program, tests, started=datetime.now(UTC), commit="0123abc")
+
+
+class CommandTest(unittest.TestCase):
+    """The command, and the files that it writes."""
 
     @classmethod
     def setUpClass(cls) -> None:
@@ -74,14 +107,14 @@ class ReportTest(unittest.TestCase):
         cls.files = {path.name: path.read_text("utf-8") for path in (cls.folder / "build/report").iterdir()}
         cls.facts = json.loads(cls.files["report.json"])
 
-    def test_the_last_line_counts_and_the_status_is_that_of_the_run(self):
+    def test_the_last_line_has_the_counts_and_the_status_is_that_of_the_run(self):
         self.assertEqual(("2 passed, 4 failed, 1 skipped\n", 1), (self.ended.stdout, self.ended.returncode))
 
-    def test_progress_is_plain_lines_away_from_a_terminal(self):
-        self.assertRegex(self.ended.stderr, r"(?m)^ +6 of 7 tests, 3 failing  test_mixed.MixedTest$")
+    def test_progress_is_plain_lines_without_a_terminal(self):
+        self.assertRegex(self.ended.stderr, r"(?m)^ +6 of 7 tests, 3 failed  test_mixed.MixedTest$")
         self.assertNotIn("\x1b", self.ended.stderr)
 
-    def test_each_test_is_there_with_a_sentence_its_verdict_and_why(self):
+    def test_each_test_has_a_sentence_a_verdict_and_the_reason(self):
         found = {test["name"].removeprefix("test_mixed."): test for test in self.facts["tests"]}
         self.assertEqual("A name is a sentence", found["MixedTest.test_a_name_is_a_sentence"]["sentence"])
         self.assertEqual("What the docstring says.", found["MixedTest.test_documented"]["sentence"])
@@ -98,9 +131,11 @@ class ReportTest(unittest.TestCase):
             {name: test["verdict"] for name, test in found.items()},
         )
         self.assertEqual("because of the weather", found["MixedTest.test_skipped"]["text"])
-        self.assertIn("OSError: no fixture", found["setUpClass (test_mixed.BrokenFixtureTest)"]["text"])
+        self.assertEqual("OSError: broken", found["MixedTest.test_raising"]["headline"])
+        fixture = found["setUpClass (test_mixed.BrokenFixtureTest)"]
+        self.assertEqual(("test_mixed", "OSError: no fixture"), (fixture["module"], fixture["headline"]))
 
-    def test_junit_counts_the_same_and_can_be_read(self):
+    def test_junit_has_the_same_counts_and_is_valid_xml(self):
         suite = ElementTree.fromstring(self.files["junit.xml"]).find("testsuite")
         counts = [suite.get(name) for name in ("tests", "failures", "errors", "skipped")]
         self.assertEqual(["7", "2", "2", "1"], counts)
@@ -108,58 +143,98 @@ class ReportTest(unittest.TestCase):
         failing = suite.find("testcase[@name='test_failing']/failure")
         self.assertIn("<b>1 & 2</b>", failing.text)
 
-    def test_the_page_is_one_file_and_shows_what_tests_say_as_text(self):
+    def test_the_page_is_one_file_and_escapes_the_texts_of_tests(self):
         page = self.files["report.html"]
         self.assertIn("&lt;b&gt;1 &amp; 2&lt;/b&gt;", page)
         self.assertNotIn("<b>1 & 2", page)
-        self.assertNotRegex(page, r'(?i)<(script|link|img|iframe)|\b(src|href)="(?!#)')
+        self.assertNotRegex(page, r'(?i)<(script|link|img|iframe)|@import|url\(|\b(src|href)="(?!#)')
 
-    def test_recommendations_follow_from_the_run(self):
-        recommended = "\n".join(self.facts["recommendations"])
-        self.assertIn("Mend first what fails (4 of 7)", recommended)
-        self.assertIn("Run the whole suite", recommended)
-        self.assertIn("because of the weather", recommended)
-        for recommendation in self.facts["recommendations"]:
-            self.assertIn(recommendation.replace("'", "&#39;"), self.files["report.html"])
+    def test_recommendations_of_a_partial_run_do_not_mention_coverage(self):
+        shown = self.facts["recommendations"]["shown"]
+        self.assertEqual(
+            ["Fix the failing tests first", "Run the whole suite", "Run the skipped tests"],
+            [group["action"] for group in shown],
+        )
+        self.assertEqual([{"subject": "1 test", "detail": "because of the weather"}], shown[2]["items"])
+        self.assertEqual([], self.facts["recommendations"]["folded"])
 
 
 class FactsTest(unittest.TestCase):
-    """What is worked out from a whole run's findings."""
+    """What is worked out from the findings of a run."""
 
-    def gathered(self, findings: Findings, files: list[gates.File]) -> dict:
-        """Return the facts of a run that found these, and ran these files so far."""
-        coverage = gates.CodeCoverage(90.0, 100, 20, files)
-        shortfalls = gates.shortfalls(findings, coverage)
-        program = mock.Mock(coverage=coverage, shortfalls=shortfalls, status=1)
-        program.result.findings, program.result.seconds = findings, {"a.B.test_c": 1.0}
-        started = report_facts.datetime.now(report_facts.UTC)
-        return report_facts.gather(program, [], started=started, commit="0123abc")
-
-    def test_a_gap_of_each_kind_is_an_issue_or_a_recommendation_with_its_place(self):
+    def setUp(self) -> None:
         seen = Counter({("getUser", 200, None): 3})
-        findings = Findings(answers=seen, raced={"logIn"}, access={("GET /livez", "owner"): "200"}, statements=2)
-        file = gates.File("shop/security/tokens.py", 80.0, ["41-42", "44->46"])
-        facts = self.gathered(findings, [file])
-        (issue,) = facts["issues"]
-        self.assertIn("placeOrder 422 IDEMPOTENCY_KEY_REUSED: documented, never seen", issue["text"])
-        self.assertNotIn("getUser 200", issue["text"])
-        self.assertIn("90.0 % of the lines and branches of shop/ were run, and 95 % have to be", issue["text"])
-        self.assertIn("shop/security/tokens.py: not run 41-42, 44->46", issue["text"])
-        recommended = "\n".join(facts["recommendations"])
-        self.assertIn("placeOrder 422 IDEMPOTENCY_KEY_REUSED", recommended)
-        self.assertIn("Race placeOrder", recommended)
-        self.assertNotIn("Race logIn", recommended)
-        self.assertRegex(recommended, r"Go where no test goes in shop/security/tokens.py: \w+ \(41-42, 44->46\)")
+        self.findings = Findings(
+            answers=seen, raced={"logIn"}, access={("GET /livez", "owner"): "200"}, statements=2, sandboxes=4
+        )
+
+    def test_a_gap_of_each_kind_is_a_shortfall_and_a_recommendation(self):
+        facts = facts_of(self.findings, [gates.File("shop/security/tokens.py", 80.0, ["41-42", "44->46"])])
+        shortfalls = "\n".join(facts["shortfalls"])
+        self.assertIn("placeOrder 422 IDEMPOTENCY_KEY_REUSED: documented, never seen", shortfalls)
+        self.assertNotIn("getUser 200", shortfalls)
+        self.assertIn("90.0 % of the lines and branches of shop/ were run, and 95 % have to be", shortfalls)
+        self.assertIn("shop/security/tokens.py: not run 41-42, 44->46", shortfalls)
+        items = {
+            (group["action"].split()[0], item["subject"]): item["detail"]
+            for groups in facts["recommendations"].values()
+            for group in groups
+            for item in group["items"]
+        }
+        self.assertIn("422 IDEMPOTENCY_KEY_REUSED", items["Test", "placeOrder"])
+        self.assertIn(("Send", "placeOrder"), items)
+        self.assertNotIn(("Send", "logIn"), items)
+        self.assertTrue(any("shop/security/tokens.py, at 41-42" in detail for detail in items.values()), items)
         pages = report_pages.render(facts)
-        self.assertIn('<td class="seen">3</td>', pages["report.html"])
-        self.assertIn('<td class="missed">never</td>', pages["report.html"])
+        self.assertIn('<td class="good">3</td>', pages["report.html"])
+        self.assertIn('<td class="bad">0</td>', pages["report.html"])
         self.assertIn("| getUser | 1 of ", pages["report.md"])
 
-    def test_lines_and_branches_that_were_not_run_are_put_in_words(self):
+    def test_a_partial_run_is_labelled_and_its_gaps_are_neutral(self):
+        page = report_pages.render(facts_of(self.findings, None))["report.html"]
+        self.assertIn('<span class="tag neutral">Partial run</span>', page)
+        self.assertIn('<td class="neutral">0</td>', page)
+        self.assertNotIn('<td class="bad">0</td>', page)
+
+    def test_an_uncovered_error_path_ranks_before_an_uncovered_exit(self):
+        with tempfile.TemporaryDirectory() as folder:
+            Path(folder, "orders.py").write_text(SOURCE)
+            missing = ["5->exit", "6", "10-11", "14", "9->exit"]
+            advice = sorted(on_file("orders.py", missing, Path(folder)))
+        self.assertEqual(
+            [("check()", "orders.py, at 10-11, 9->exit"), ("place()", "orders.py, at 5->exit, 6")],
+            [(each.subject, each.detail) for each in advice[:2]],
+        )
+        self.assertEqual(("total()", "orders.py, at 14"), advice[2][1:3])
+        self.assertLess(advice[0].action, advice[2].action)
+
+    def test_ten_recommendations_are_shown_and_the_others_are_folded(self):
+        found = facts_of(self.findings, [])["recommendations"]
+        items = [len(group["items"]) for group in found["shown"]]
+        self.assertEqual(SHOWN, sum(items))
+        self.assertTrue(found["folded"])
+
+    def test_flows_are_the_docstrings_of_the_flow_tests(self):
+        flow = Test("a.test_flows.A.test_b", "a.test_flows", "A", "A user orders.", "passed", 1.0, "")
+        other = Test("a.test_x.A.test_b", "a.test_x", "A", "Something else.", "passed", 1.0, "")
+        facts = facts_of(self.findings, None, [flow, other])
+        self.assertEqual(["A user orders."], facts["flows"])
+        self.assertIn("<li>A user orders.</li>", report_pages.render(facts)["report.html"])
+
+    def test_the_number_of_sandboxes_is_in_the_report(self):
+        facts = facts_of(self.findings, None)
+        self.assertEqual(4, facts["time"]["sandboxes"])
+        self.assertIn("4 tests ran in a sandbox.", report_pages.render(facts)["report.md"])
+
+    def test_the_environment_has_the_versions_that_the_binding_names(self):
+        packages = facts_of(self.findings, None)["environment"]["Packages"]
+        self.assertRegex(packages, rf"\b{binding.REQUIREMENTS[0]} \d")
+
+    def test_missing_lines_and_branches_are_written_as_ranges_and_arrows(self):
         missing = gates._missing([3, 4, 5, 9], [(2, 3), (9, 11), (12, -1), (14, 16)])
         self.assertEqual(["3-5", "9", "12->exit", "14->16"], missing)
 
-    def test_what_a_process_was_writing_when_it_was_killed_is_left_out(self):
+    def test_the_unfinished_measurement_of_a_killed_process_is_ignored(self):
         with unmeasured():
             done = subprocess.run(
                 [sys.executable, "-W", "error", "-c", KILLED],
@@ -167,6 +242,6 @@ class FactsTest(unittest.TestCase):
             )  # fmt: skip
         self.assertEqual(("True\n", ""), (done.stdout, done.stderr))
 
-    def test_only_a_run_of_everything_has_to_show_everything(self):
+    def test_only_a_run_of_all_tests_is_complete(self):
         for arguments, whole in (([], True), (["-v", "-f"], True), (["-k", "x"], False), (["tests.unit"], False)):
             self.assertEqual(whole and Path.cwd() == ROOT, gates.is_whole(arguments), arguments)
