@@ -6,7 +6,6 @@ what only a connection to the real server shows. Each has `setUpTestData`.
 """
 
 import copy
-import itertools
 import os
 import random
 import sys
@@ -32,7 +31,6 @@ from tests.harness.sandbox import Sandbox
 from tests.harness.tables import deletion
 
 T = TypeVar("T")
-_numbers = itertools.count(1)
 # To unittest the frames of this module are its own: a traceback ends in the test, not in an assertion's insides.
 __unittest = True
 
@@ -212,7 +210,7 @@ def _isolation(of_class: Sandbox | ClonedDatabase | None = None) -> Sandbox | Cl
     database = binding.database()
     if _mode == "sandbox":
         return Sandbox(database)
-    return ClonedDatabase(database, template=of_class.name if isinstance(of_class, ClonedDatabase) else None)
+    return ClonedDatabase(database, of_class if isinstance(of_class, ClonedDatabase) else None)
 
 
 class CommittedApiTestCase(KitTestCase):
@@ -268,9 +266,9 @@ class LiveServerTestCase(KitTestCase):
     @classmethod
     def setUpClass(cls) -> None:
         super().setUpClass()
-        name = f"{binding.NAME}_live_{os.getpid()}_{next(_numbers)}"
-        cls.database_url = clone(name)
-        cls.addClassCleanup(drop, name)
+        database = clone("live")
+        cls.database_url = database.url
+        cls.addClassCleanup(drop, database)
         cls.addClassCleanup(point_at, current_url())
         cls.addClassCleanup(binding.database().close)
         point_at(cls.database_url)

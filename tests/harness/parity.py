@@ -1,17 +1,12 @@
 """The other isolation: for each test a database of its own and real commits, to hold the sandbox's verdicts against."""
 
-import itertools
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from peewee import PostgresqlDatabase
 
-from tests import binding
 from tests.harness.postgres import clone, current_url, drop, point_at
 from tests.harness.tables import deletion, table_names
-
-_numbers = itertools.count(1)
 
 
 class ClonedDatabase:
@@ -19,25 +14,25 @@ class ClonedDatabase:
 
     Args:
         database: The service's database object.
-        template: Database to clone instead; nobody may be connected to it.
+        source: Whose clone to make instead; nobody may be connected to its own.
     """
 
-    def __init__(self, database: PostgresqlDatabase, template: str | None = None) -> None:
+    def __init__(self, database: PostgresqlDatabase, source: "ClonedDatabase | None" = None) -> None:
         self._database = database
-        self._template = template
-        self.name = f"{binding.NAME}_parity_{os.getpid()}_{next(_numbers)}"
+        self._source = source
 
     def enter(self) -> None:
         """Make the clone and point the database object at it."""
         self._outside = current_url()
         self._database.close()
-        point_at(clone(self.name, self._template))
+        self._clone = clone("parity", self._source and self._source._clone)
+        point_at(self._clone.url)
 
     def leave(self) -> None:
         """Point the database object back and drop the clone, whoever is connected to it."""
         self._database.close()
         point_at(self._outside)
-        drop(self.name)
+        drop(self._clone)
 
     @contextmanager
     def undone(self) -> Iterator[Callable[[], None]]:

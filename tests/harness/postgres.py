@@ -22,12 +22,11 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
 import psycopg2
-from psycopg2 import sql
 
 from tests import binding
+from tests.harness.databases import Databases, DatabaseUrl, Hidden, RunDatabase, UnreadableUrlError, without_secrets
 from tests.harness.measured import unmeasured
 
 URL, SERVER, IMAGE = (f"{binding.PREFIX}{name}" for name in ("DATABASE_URL", "SERVER", "IMAGE"))
@@ -48,32 +47,21 @@ class Server:
     Attributes:
         source: One of `SOURCES`.
         reason: Why it was taken, in a few words.
-        url: ``postgresql://`` URL of a database on it, for a role that may create databases.
+        url: A database on it, for a role that may create databases.
         stop: Ends what was started for this run.
     """
 
     source: str
     reason: str
-    url: str
+    url: DatabaseUrl
     stop: Callable[[], None]
 
     @property
     def described(self) -> str:
         """Its version, where it comes from and why, in a line for a person."""
-        version = self.execute(sql.SQL("SHOW server_version"))[0][0]
-        return f"PostgreSQL {version} ({self.source}: {self.reason})"
-
-    def url_of(self, name: str) -> str:
-        """Return the URL of the server's database `name`."""
-        return urlunsplit(urlsplit(self.url)._replace(path=f"/{name}"))
-
-    def execute(self, statement: sql.Composable, parameters: tuple[object, ...] = ()) -> list[tuple[object, ...]]:
-        """Run one statement outside any transaction, as CREATE DATABASE needs it."""
         with closing(psycopg2.connect(self.url)) as connection:
-            connection.autocommit = True
-            with connection.cursor() as cursor:
-                cursor.execute(statement, parameters)
-                return cursor.fetchall() if cursor.description else []
+            version = connection.get_parameter_status("server_version")
+        return f"PostgreSQL {version} ({self.source}: {self.reason})"
 
 
 def setUpModule() -> None:
@@ -118,62 +106,49 @@ def server() -> Server:
 
 
 @cache
-def run_database_url() -> str:
+def databases() -> Databases:
+    """Return what creates databases on the run's server."""
+    return Databases(server().url)
+
+
+@cache
+def run_database_url() -> DatabaseUrl:
     """Return the URL of the database that this run shares, with the schema and no rows."""
-    name = f"{binding.NAME}_test_{os.getpid()}"
-    url = clone(name)
-    # Registered after the server's own end, and so run before it.
-    atexit.register(drop, name)
+    url = clone("test").url
     point_at(url)
     return url
 
 
-def clone(name: str, template: str | None = None) -> str:
-    """Create the database `name` as a copy of `template`, the schema if that is None, and return its URL."""
-    drop(name)
-    source = sql.Identifier(template or _template())
-    statement = sql.SQL("CREATE DATABASE {} TEMPLATE {} STRATEGY FILE_COPY")
-    server().execute(statement.format(sql.Identifier(name), source))
-    return server().url_of(name)
+def clone(label: str, source: RunDatabase | None = None) -> RunDatabase:
+    """Create a copy of `source`, or a database with the schema and no rows. The end of the run drops it, or `drop`."""
+    return databases().create(label, source.name if source else _template())
 
 
-def drop(name: str) -> None:
-    """Drop the database `name` if it is there, whoever is connected to it."""
-    server().execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+def empty(label: str) -> RunDatabase:
+    """Create an empty database. The end of the run drops it, or `drop`."""
+    return databases().create(label)
+
+
+def drop(database: RunDatabase) -> None:
+    """Drop a database that this run created, whoever is connected to it."""
+    databases().drop(database)
 
 
 @cache
 def _template() -> str:
-    """Return the name of the template with the schema, made when the server has none of this hash."""
-    name = f"{binding.NAME}_template_{binding.fingerprint()}"
-    identifier = sql.Identifier(name)
-    if not server().execute(sql.SQL("SELECT 1 FROM pg_database WHERE datname = %s"), (name,)):
-        # Built under another name: a template that exists is complete, also after an interrupted run.
-        draft_name = f"{name}_{os.getpid()}"
-        draft = sql.Identifier(draft_name)
-        server().execute(sql.SQL("DROP DATABASE IF EXISTS {}").format(draft))
-        server().execute(sql.SQL("CREATE DATABASE {}").format(draft))
-        binding.point_at(server().url_of(draft_name))
-        binding.make_schema()
-        binding.database().close()
-        try:
-            server().execute(sql.SQL("ALTER DATABASE {} RENAME TO {}").format(draft, identifier))
-        except psycopg2.errors.DuplicateDatabase:
-            # Another run on the same server was first, with the same schema.
-            server().execute(sql.SQL("DROP DATABASE {}").format(draft))
-    return name
+    return databases().template(binding.fingerprint())
 
 
 def _find() -> Server:
     forced = os.environ.get(SERVER)
-    url = os.environ.get(URL)
+    url = Hidden(os.environ.get(URL) or "")
     if forced not in (None, "", *SOURCES):
         raise NoServerError(f"{SERVER} is {forced!r}; it may be one of {', '.join(SOURCES)}")
     if forced == "url" and not url:
         raise NoServerError(f"{SERVER} is url, but {URL} is not set")
     because = f"{SERVER}={forced}"
     if forced == "url" or (url and not forced):
-        return _given(url or "", because if forced else f"{URL} is set")
+        return _given(url, because if forced else f"{URL} is set")
     if forced == "container":
         return _container(because)
     if forced == "embedded":
@@ -184,11 +159,21 @@ def _find() -> Server:
         return _embedded(str(error))
 
 
-def _given(url: str, reason: str) -> Server:
+def _given(text: Hidden, reason: str) -> Server:
     try:
-        psycopg2.connect(url).close()
-    except psycopg2.OperationalError as error:
-        raise NoServerError(f"{URL}: {error}") from error
+        url = DatabaseUrl.read(text)
+        with closing(psycopg2.connect(url)) as connection, connection.cursor() as cursor:
+            cursor.execute("SELECT rolcreatedb OR rolsuper, current_user FROM pg_roles WHERE rolname = current_user")
+            may_create, role = cursor.fetchone()
+    except UnreadableUrlError as error:
+        problem = f"{URL}: {error}"
+    except psycopg2.Error as error:
+        problem = f"{URL}: {without_secrets(str(error), text)}"
+    else:
+        problem = "" if may_create else f"{URL}: the role {role} may not create databases (ALTER ROLE … CREATEDB)"
+    if problem:
+        # Outside the handlers: their errors may have the password.
+        raise NoServerError(problem)
     return Server("url", reason, url, stop=lambda: None)
 
 
@@ -216,7 +201,8 @@ def _container(reason: str) -> Server:
         container.start()
     except (DockerException, TimeoutError) as error:
         raise NoServerError(f"no container of {image} starts: {error}") from error
-    return Server("container", f"{image}, {reason}", container.get_connection_url(), stop=container.stop)
+    url = DatabaseUrl.read(container.get_connection_url())
+    return Server("container", f"{image}, {reason}", url, stop=container.stop)
 
 
 @contextmanager
@@ -255,4 +241,4 @@ def _embedded(reason: str) -> Server:
         embedded = binding.embedded()
     if embedded is None:
         raise NoServerError(f"{reason}, {URL} is not set, and the project has no embedded PostgreSQL")
-    return Server("embedded", reason, embedded.url, stop=embedded.stop)
+    return Server("embedded", reason, DatabaseUrl.read(embedded.url), stop=embedded.stop)

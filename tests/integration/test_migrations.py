@@ -9,22 +9,15 @@ from unittest import TestCase, mock
 
 import psycopg2
 from peewee import ForeignKeyField, PostgresqlDatabase, ProgrammingError
-from psycopg2 import sql
 
 from shop.domain.models import LoginFailures, Order, User
 from shop.storage import migrations
 from shop.storage.database import database
-from tests.harness.postgres import server, setUpModule, tearDownModule  # noqa: F401
+from tests.harness.databases import DatabaseUrl
+from tests.harness.postgres import empty, setUpModule, tearDownModule  # noqa: F401
 from tests.support.cases import ApiTestCase
 
 ALL = ["0001_users_and_orders", "0002_login_failures"]
-
-
-def empty_database(name: str) -> str:
-    """Create an empty database and return its URL."""
-    server().execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
-    server().execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
-    return server().url_of(name)
 
 
 class SchemaTest(ApiTestCase):
@@ -77,23 +70,23 @@ class SchemaTest(ApiTestCase):
             self.assertEqual("user_id", index.columns[0])
 
 
-def impatient(url: str) -> str:
-    """Return a URL by which no lock is waited for, for longer than a second."""
-    return f"{url}{'&' if '?' in url else '?'}options=-c%20lock_timeout%3D1s"
+def impatient(url: DatabaseUrl, limit: str = "lock_timeout=1s") -> str:
+    """Return a URL with a time limit, by default for waiting for a lock."""
+    return url.of(url.parameters | {"options": f"-c {limit}"})
 
 
 class MigratingTest(TestCase):
     """Applying migrations."""
 
     def test_a_new_database_is_brought_up_to_date_once(self):
-        url = empty_database("shop_test_new")
+        url = empty("new").url
         self.assertEqual([(name, None) for name in ALL], migrations.status(url))
         self.assertEqual(ALL, migrations.migrate(url))
         self.assertEqual([], migrations.migrate(url))
         self.assertEqual(ALL, [name for name, applied in migrations.status(url) if applied])
 
     def test_of_two_runs_at_once_one_applies_and_the_other_waits(self):
-        url = empty_database("shop_test_two")
+        url = empty("two").url
         results = []
         runs = [threading.Thread(target=lambda: results.append(migrations.migrate(url))) for _ in range(4)]
         for run in runs:
@@ -103,7 +96,7 @@ class MigratingTest(TestCase):
         self.assertEqual([[], [], [], ALL], sorted(results))
 
     def test_a_start_on_a_database_that_is_up_to_date_waits_for_no_lock(self):
-        url = empty_database("shop_test_locked")
+        url = empty("locked").url
         migrations.migrate(url)
         with closing(psycopg2.connect(url)) as holder, holder.cursor() as cursor:
             cursor.execute("SELECT pg_advisory_xact_lock(%s)", (migrations.LOCK_KEY,))
@@ -111,7 +104,7 @@ class MigratingTest(TestCase):
 
     def test_an_index_made_concurrently_does_not_wait_for_the_run_that_makes_it(self):
         # It waits for every transaction that looks at an earlier state of the database, whoever's it is.
-        url = empty_database("shop_test_concurrently")
+        url = empty("concurrently").url
         with tempfile.TemporaryDirectory() as directory:
             Path(directory, "0001_table.py").write_text(
                 "def up(m, db):\n    db.execute_sql('CREATE TABLE t (id int)')\n"
@@ -123,15 +116,14 @@ class MigratingTest(TestCase):
                 self.assertEqual(["0001_table", "0002_index"], migrations.migrate(impatient(url)))
 
     def test_a_run_that_takes_longer_than_the_server_leaves_transactions_idle_is_not_ended(self):
-        url = empty_database("shop_test_long")
-        server().execute("ALTER DATABASE shop_test_long SET idle_in_transaction_session_timeout TO '50ms'")
+        url = impatient(empty("long").url, "idle_in_transaction_session_timeout=50ms")
         with tempfile.TemporaryDirectory() as directory:
             Path(directory, "0001_long.py").write_text("def up(m, db):\n    db.execute_sql('SELECT pg_sleep(0.5)')\n")
             with mock.patch.object(migrations, "DIRECTORY", Path(directory)):
                 self.assertEqual(["0001_long"], migrations.migrate(url))
 
     def test_no_lock_stays_on_a_connection_as_a_pooler_would_keep_it(self):
-        url = empty_database("shop_test_pooled")
+        url = empty("pooled").url
         with closing(PostgresqlDatabase(url)) as pooled:
             with mock.patch.object(migrations, "_connected", lambda _: nullcontext(pooled)):
                 self.assertEqual(ALL, migrations.migrate(url))
@@ -141,7 +133,7 @@ class MigratingTest(TestCase):
         self.assertEqual((0,), held)
 
     def test_a_migration_that_fails_is_undone_and_those_before_it_stay(self):
-        url = empty_database("shop_test_failing")
+        url = empty("failing").url
         with tempfile.TemporaryDirectory() as directory:
             up = "def up(migrator, db):\n    db.execute_sql('CREATE TABLE {} (id int)')\n"
             Path(directory, "0001_good.py").write_text(up.format("good"))

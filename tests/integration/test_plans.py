@@ -9,7 +9,6 @@ each order once. An index with the status in it would make the page of a rare st
 status dearer: 97 of 100 changes touch no index (HOT updates, measured on a million orders), and with it none would.
 """
 
-import os
 import unittest
 
 import psycopg2
@@ -55,11 +54,11 @@ class PlanTest(unittest.TestCase):
 
     @classmethod
     def setUpClass(cls):
-        name = f"shop_plans_{os.getpid()}"
+        database = clone("plans")
         # With the service's own options, which are part of how it plans.
         service = Database(None)
-        service.configure(make_settings(database_url=SecretStr(clone(name))))
-        cls.addClassCleanup(drop, name)
+        service.configure(make_settings(database_url=SecretStr(database.url)))
+        cls.addClassCleanup(drop, database)
         cls.connection = psycopg2.connect(service.database, **service.connect_params)
         cls.addClassCleanup(cls.connection.close)
         cls.connection.autocommit = True

@@ -18,13 +18,12 @@ from typing import IO
 from unittest import mock
 
 import psycopg2
-from psycopg2 import sql
 
 from shop.demo.factories import PASSWORD, UserFactory
 from shop.domain.models import Order, User
 from shop.storage.database import database
 from tests.harness.live import LIMIT, ROOT, until
-from tests.harness.postgres import drop, run_database_url, server, setUpModule, tearDownModule  # noqa: F401
+from tests.harness.postgres import drop, empty, run_database_url, server, setUpModule, tearDownModule  # noqa: F401
 from tests.harness.tables import deletion
 from tests.support.cases import CommittedApiTestCase
 
@@ -226,16 +225,17 @@ class RefusalTest(SeedTestCase):
         self.assertEqual(1, User.select().count())
 
     def test_a_database_without_the_schema_is_refused_with_the_command_that_makes_it(self):
-        name = f"shop_unseeded_{os.getpid()}"
-        server().execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
-        self.addCleanup(drop, name)
-        said = run(SHOP_DATABASE_URL=server().url_of(name))
+        unseeded = empty("unseeded")
+        self.addCleanup(drop, unseeded)
+        said = run(SHOP_DATABASE_URL=unseeded.url)
         self.assertRefused(
             "the database's schema lacks 0001_.*; shop migrate or scripts/serve brings it up to date", said
         )
 
     def test_a_database_that_is_not_there_is_told_in_a_sentence(self):
-        self.assertRefused("the database .* refused.*", run(SHOP_DATABASE_URL=server().url_of("no_such_database")))
+        self.assertRefused(
+            "the database .* refused.*", run(SHOP_DATABASE_URL=server().url.with_database("no_such_database"))
+        )
 
     def test_a_reset_wants_a_yes(self):
         UserFactory.create()

@@ -23,7 +23,6 @@ from uuid import uuid4
 
 import psutil
 import psycopg2
-from psycopg2 import sql
 
 from shop import __version__
 from shop.embedded.server import EmbeddedPostgres
@@ -441,11 +440,9 @@ class MigrateTest(ServeTestCase):
 
     def empty_database(self) -> str:
         """Create a database without any table on the run's server, dropped after the test; return its URL."""
-        name = f"shop_test_{uuid4().hex}"
-        server, database = postgres.server(), sql.Identifier(name)
-        server.execute(sql.SQL("CREATE DATABASE {}").format(database))
-        self.addCleanup(server.execute, sql.SQL("DROP DATABASE {} WITH (FORCE)").format(database))
-        return server.url_of(name)
+        database = postgres.empty("serve")
+        self.addCleanup(postgres.drop, database)
+        return database.url
 
 
 class HelpTest(unittest.TestCase):

@@ -1,6 +1,5 @@
 """How the service ends and is replaced: draining, a rolling restart under load, workers that die again and again."""
 
-import os
 import time
 import unittest
 from typing import ClassVar
@@ -20,9 +19,9 @@ class StopTestCase(unittest.TestCase):
     @classmethod
     def setUpClass(cls) -> None:
         super().setUpClass()
-        name = f"shop_stop_{os.getpid()}"
-        cls.database_url = clone(name)
-        cls.addClassCleanup(drop, name)
+        database = clone("stop")
+        cls.database_url = database.url
+        cls.addClassCleanup(drop, database)
 
     def shop(self, **settings: str) -> LiveShop:
         """Return a started service that stops at the end of the test at the latest."""
