@@ -23,10 +23,10 @@ from tests.harness import statements
 from tests.harness.client import ApiClient, forget_exchange, last_exchange
 from tests.harness.findings import timed
 from tests.harness.live import Connection, LiveServer, free_port
+from tests.harness.order import order_options
 from tests.harness.parity import ClonedDatabase
 from tests.harness.postgres import clone, current_url, drop, point_at, run_database_url
 from tests.harness.results import SEED
-from tests.harness.runner import order_options
 from tests.harness.sandbox import Sandbox
 from tests.harness.tables import deletion
 

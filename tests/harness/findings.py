@@ -39,6 +39,10 @@ class Findings:
     statements: int = 0
     seconds: Counter[tuple[str, str]] = field(default_factory=Counter)
 
+    def clear(self) -> None:
+        """Forget all notes: a worker begins with none."""
+        vars(self).update(vars(Findings()))
+
     def add(self, others: "Findings") -> None:
         """Add the notes of another process."""
         self.answers += others.answers

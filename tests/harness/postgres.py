@@ -105,6 +105,11 @@ def server() -> Server:
     return found
 
 
+def prepare() -> None:
+    """Start the server and make the template, so that forked workers inherit both."""
+    _template()
+
+
 @cache
 def databases() -> Databases:
     """Return what creates databases on the run's server."""

@@ -21,8 +21,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from tests.harness import report_pages, runner
+from tests.harness.order import classname
 from tests.harness.report_facts import OUTCOMES, Test, gather
-from tests.harness.results import WRONG_OPTIONS, Result, classname, say
+from tests.harness.results import WRONG_OPTIONS, Result, say
 
 FOLDER = Path("build/report")
 

@@ -12,11 +12,10 @@ from importlib import metadata
 from typing import Any
 
 from tests import binding
-from tests.harness import gates
+from tests.harness import gates, order
 from tests.harness.findings import Findings
 from tests.harness.report_advice import recommendations
 from tests.harness.results import FIXTURES
-from tests.harness.runner import SHUFFLE
 
 OUTCOMES = {"passed": "passed", "failed as expected": "passed", "skipped": "skipped"}  # any other verdict: failed
 SLOWEST = 10
@@ -125,8 +124,7 @@ def _environment(commit: str) -> Iterator[tuple[str, str]]:
     if cases and cases.run_seed.cache_info().currsize:
         yield "Isolation", "each test is rolled back in a sandbox; tests that need real commits have them"
         yield "Seed of the factories", cases.run_seed()
-    shuffle = os.environ.get(SHUFFLE)
-    yield "Order of the tests", f"shuffled with seed {shuffle}" if shuffle else "as written"
+    yield "Order of the tests", f"shuffled with seed {order.seed}" if order.seed is not None else "as written"
     yield "Python", f"{platform.python_implementation()} {platform.python_version()}"
     yield "System", f"{platform.system()} {platform.release()}, {os.cpu_count()} processors"
     yield "Packages", ", ".join(f"{name} {_version(name)}" for name in binding.REQUIREMENTS)

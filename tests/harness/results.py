@@ -1,62 +1,29 @@
-"""What a run of tests comes to: how long everything took, each verdict by name, and the exit status."""
+"""The result of a run: verdicts and times by test, and the exit status."""
 
 import sys
-import time
 import unittest
 from typing import Any
 
 from tests import binding
-from tests.harness.findings import enter, findings
+from tests.harness.findings import findings
 
 PROGRAM = "scripts/test"
 # The variable that has the seed of the factories.
 SEED = f"{binding.PREFIX}SEED"
 PASSED, FAILED, WRONG_OPTIONS, NO_TESTS, INTERRUPTED = 0, 1, 2, 5, 130
-# Begins the name under which a result keeps how long the fixtures before a class's first test took.
+# Prefix of the name under which a result keeps the time of the fixtures before the first test of a class.
 FIXTURES = "fixtures up to "
 
 
-class Stopwatch(unittest.TestResult):
-    """A result that knows how long everything took.
+class Result(unittest.TextTestResult):
+    """unittest's result, with verdicts and times by test. The workers report both.
 
     Attributes:
-        seconds: By the test's id; by a few words for the fixtures of a class and its module.
-        findings: What this process and the workers noted.
-    """
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.seconds: dict[str, float] = {}
-        self.findings = findings
-        self._class: type | None = None
-        self.lap()
-
-    def lap(self) -> float:
-        """Return the seconds since the last call."""
-        before, self._mark = getattr(self, "_mark", 0.0), time.perf_counter()
-        return self._mark - before
-
-    def startTest(self, test: unittest.TestCase) -> None:
-        seconds = self.lap()
-        if type(test) is not self._class:
-            self._class = type(test)
-            self.seconds[f"{FIXTURES}{classname(test)}"] = seconds
-        enter("tests")
-        super().startTest(test)
-
-    def stopTest(self, test: unittest.TestCase) -> None:
-        super().stopTest(test)
-        enter("fixtures")
-        self.seconds[test.id()] = self.lap()
-
-
-class Result(Stopwatch, unittest.TextTestResult):
-    """unittest's result, with every verdict by name.
-
-    Attributes:
-        verdicts: By a test's id: the verdicts on its subTests in their order, each with the name of the subTest, then
-            its own.
-        expected: How many tests the run is going to have.
+        verdicts: By test id: the verdicts of the subtests in their order, each with the name of the subtest, and last
+            the verdict of the test.
+        seconds: By test id; the time of fixtures is under `FIXTURES` and the name of the class.
+        findings: The notes of this process and of the workers.
+        expected: Number of tests in the run.
     """
 
     expected = 0
@@ -64,44 +31,12 @@ class Result(Stopwatch, unittest.TextTestResult):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.verdicts: dict[str, list[tuple[str, str]]] = {}
-
-    def _note(self, verdict: str, test: Any, subtest: Any = None) -> None:
-        which = "" if subtest is None else subtest.id().removeprefix(test.id())
-        self.verdicts.setdefault(test.id(), []).append((verdict, which))
-
-    def addSuccess(self, test: unittest.TestCase) -> None:
-        super().addSuccess(test)
-        self._note("passed", test)
-
-    def addFailure(self, test: unittest.TestCase, err: Any) -> None:
-        super().addFailure(test, err)
-        self._note("failed", test)
-
-    def addError(self, test: unittest.TestCase, err: Any) -> None:
-        super().addError(test, err)
-        self._note("error", test)
-
-    def addSkip(self, test: unittest.TestCase, reason: str) -> None:
-        super().addSkip(test, reason)
-        # What skips inside a subTest is the subTest.
-        self._note("skipped", getattr(test, "test_case", test), test if hasattr(test, "test_case") else None)
-
-    def addExpectedFailure(self, test: unittest.TestCase, err: Any) -> None:
-        super().addExpectedFailure(test, err)
-        self._note("failed as expected", test)
-
-    def addUnexpectedSuccess(self, test: unittest.TestCase) -> None:
-        super().addUnexpectedSuccess(test)
-        self._note("passed unexpectedly", test)
-
-    def addSubTest(self, test: unittest.TestCase, subtest: unittest.TestCase, err: Any) -> None:
-        super().addSubTest(test, subtest, err)
-        failed = err is not None and issubclass(err[0], test.failureException)
-        self._note("passed" if err is None else "failed" if failed else "error", test, subtest)
+        self.seconds: dict[str, float] = {}
+        self.findings = findings
 
 
 def status_of(result: unittest.TestResult) -> int:
-    """Return the exit status that a run comes to."""
+    """Return the exit status of a run."""
     if not result.wasSuccessful():
         return FAILED
     if not result.testsRun and not result.skipped:
@@ -110,12 +45,31 @@ def status_of(result: unittest.TestResult) -> int:
     return PASSED
 
 
-def classname(test: unittest.TestCase) -> str:
-    """Return the dotted name of the test's class."""
-    return f"{type(test).__module__}.{type(test).__qualname__}"
-
-
 def say(*lines: str) -> None:
-    """Print lines where unittest prints its own."""
+    """Print lines to standard error, as unittest does."""
     for line in lines:
         print(line, file=sys.stderr, flush=True)
+
+
+def say_skips(result: unittest.TestResult) -> None:
+    """List the skipped tests with their reasons; tests with the same reason share a line."""
+    reasons: dict[str, list[str]] = {}
+    for test, reason in result.skipped:
+        reasons.setdefault(reason, []).append(test.id())
+    for reason, names in reasons.items():
+        more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        say(f"skipped: {names[0]}{more}: {reason}")
+
+
+def say_slowest(result: Result, number: int) -> None:
+    """Print the `number` slowest tests and fixtures; 0 prints all."""
+    slowest = sorted(result.seconds.items(), key=lambda item: -item[1])
+    if slowest:
+        say("slowest:", *(f"{seconds:9.3f} s  {name}" for name, seconds in slowest[: number or None]))
+
+
+def say_cost(result: Result) -> None:
+    """Print what the sandbox cost in this process and in the workers."""
+    number, seconds = result.findings.sandboxes, result.findings.spent_on("sandbox")
+    if number:
+        say(f"sandbox: {number} tests, {1000 * seconds / number:.2f} ms each to enter and leave")

@@ -1,39 +1,27 @@
-"""What runs the same tests several times: the search for those that make another fail, and the sandbox's comparison."""
+"""Runs the same tests several times: to find those that make another one fail, and to compare sandbox and commits."""
 
-import copy
 import functools
 import io
 import itertools
 import unittest
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 
-from tests.harness.parallel import Parallel, can_move
-from tests.harness.parallel_worker import Setup
-from tests.harness.results import (
-    FAILED,
-    NO_TESTS,
-    PASSED,
-    PROGRAM,
-    SEED,
-    WRONG_OPTIONS,
-    Result,
-    classname,
-    say,
-    status_of,
-)
+from tests.harness.order import classname
+from tests.harness.results import FAILED, INTERRUPTED, NO_TESTS, PASSED, PROGRAM, WRONG_OPTIONS, Result, say
+from tests.harness.workers import Workers
 
-Tests = tuple[unittest.TestCase, ...]
+Tests = Sequence[unittest.TestCase]
 
 
 def culprits(before: Tests, fails: Callable[[Tests], bool]) -> Tests | None:
     """Return a smallest part of `before` that still makes `fails` true, by halving.
 
     Args:
-        before: What makes it true as a whole, in order; nothing of it does not.
-        fails: Whether a part of it does; each call is a trial.
+        before: In order; `fails` is true for the whole and false for the empty part.
+        fails: Runs a trial with a part of it.
 
     Returns:
-        The part, in order; None when trials contradict each other.
+        The part, in order; None if trials contradict each other.
     """
     found: Tests = ()
     while before:
@@ -52,18 +40,23 @@ def culprits(before: Tests, fails: Callable[[Tests], bool]) -> Tests | None:
     return None
 
 
-def bisect(name: str, tests: Tests, setup: Setup) -> int:
-    """Find the tests after which the test `name` fails; print them, and return the exit status."""
+def bisect(name: str, tests: Tests, workers: Callable[[Tests], Workers]) -> int:
+    """Find the tests after which the test `name` fails; print them and return the exit status.
+
+    Args:
+        name: The id of one of `tests`.
+        tests: In the order of the run.
+        workers: Makes a suite that runs tests in a fresh process.
+    """
     before = tuple(itertools.takewhile(lambda test: test.id() != name, tests))
-    target = next(iter(tests[len(before) :]), None)
-    if target is None or not can_move(target):
-        say(f"{PROGRAM}: --bisect takes the whole name of one of the chosen tests, and {name!r} is none")
+    if len(before) == len(tests):
+        say(f"{PROGRAM}: --bisect takes the full name of one of the selected tests; {name!r} is not one")
         return WRONG_OPTIONS
-    before = tuple(filter(can_move, before))
+    target = tests[len(before)]
 
     @functools.cache
     def fails(part: Tests) -> bool:
-        failed = fails_after(part, target, setup)
+        failed = fails_after(part, target, workers)
         say(f"after {len(part)} of the {len(before)} tests before it: {'fails' if failed else 'passes'}")
         return failed
 
@@ -76,74 +69,64 @@ def bisect(name: str, tests: Tests, setup: Setup) -> int:
         return PASSED
     names = [test.id() for test in culprits(before, fails) or ()]
     if not names:
-        say("it passed and failed after the same tests: something else than their order decides")
+        say("it passed and failed after the same tests: the cause is not their order")
         return FAILED
-    seed = [f"{SEED}={setup.environment[SEED]}"] if SEED in setup.environment else []
     together = f" these {len(names)} together, and none of them can be left out" if len(names) > 1 else ""
     say(f"it fails after{together}:", *(f"  {culprit}" for culprit in names))
-    say("repeat it with:", f"  {' '.join([*seed, PROGRAM, *names, name])}")
+    say("repeat it with:", f"  {' '.join([PROGRAM, *names, name])}")
     return FAILED
 
 
-def fails_after(part: Tests, target: unittest.TestCase, setup: Setup) -> bool:
-    """Return whether `target` fails, or does not come to run, after the tests of `part` in a fresh process.
+def fails_after(part: Tests, target: unittest.TestCase, workers: Callable[[Tests], Workers]) -> bool:
+    """Return whether `target` fails or does not run after the tests of `part`, in a fresh process.
 
     Raises:
         KeyboardInterrupt: Ctrl-C ended the trial.
     """
-    result = Result(io.StringIO(), descriptions=False, verbosity=0)
-    trial = Parallel([[*part, target]], [], 1, setup)
+    result = Result(unittest.runner._WritelnDecorator(io.StringIO()), descriptions=False, verbosity=0)
+    trial = workers([*part, target])
     trial.run(result)
     if trial.interrupted:
         raise KeyboardInterrupt
-    failing = [*(test for test, _ in result.failures + result.errors), *result.unexpectedSuccesses]
-    # A subTest's name begins with its test's.
-    return target.id() not in result.seconds or any(f"{test.id()} ".startswith(f"{target.id()} ") for test in failing)
+    verdicts = {verdict for verdict, _ in result.verdicts.get(target.id(), [])}
+    return not verdicts or bool(verdicts & {"failed", "error", "passed unexpectedly"})
 
 
-def parity(
-    tests: Iterable[unittest.TestCase],
-    use_isolation: Callable[[str], None],
-    run: Callable[[unittest.TestSuite], Result],
-) -> int:
-    """Run tests in the sandbox and with real commits, and hold the verdicts against each other.
+def parity(tests: Tests, run: Callable[[str, Tests], Result | None], status: Callable[[], int]) -> int:
+    """Run tests in the sandbox and with real commits, and compare the verdicts.
 
     Args:
-        tests: A class that says `not_in_parity_because` is left out, and its reason shown.
-        use_isolation: Decides for the tests that start afterwards: "sandbox" or "commit".
-        run: Runs a suite.
+        tests: A class that says `not_in_parity_because` is left out, and its reason is printed.
+        run: Runs tests with an isolation ("sandbox" or "commit"); returns None after Ctrl-C.
+        status: Returns the exit status of the last run.
 
     Returns:
         The exit status; a test that fails both times fails the run as well.
     """
-    chosen, left_out = [], {}
-    for test in tests:
-        reason = getattr(test, "not_in_parity_because", "")
-        if reason:
-            left_out[classname(test)] = reason
-        else:
-            chosen.append(test)
+    left_out = {classname(test): reason for test in tests if (reason := getattr(test, "not_in_parity_because", ""))}
+    chosen = [test for test in tests if classname(test) not in left_out]
     if not chosen:
-        say("parity: no test of an ApiTestCase was chosen")
+        say("parity: no test of an ApiTestCase was selected")
         return NO_TESTS
-    # An instance runs once.
-    copies = [copy.copy(test) for test in chosen]
-    results = []
-    for isolation, shown, instances in (("sandbox", "in the sandbox", chosen), ("commit", "with real commits", copies)):
+    results, statuses = [], []
+    for isolation, shown in (("sandbox", "in the sandbox"), ("commit", "with real commits")):
         say(f"parity: {len(chosen)} tests {shown}")
-        use_isolation(isolation)
-        results.append(run(unittest.TestSuite(instances)))
+        result = run(isolation, chosen)
+        if result is None:
+            return INTERRUPTED
+        results.append(result)
+        statuses.append(status())
     differing = differences(*results)
     say(*(f"parity leaves out {name}: {reason}" for name, reason in left_out.items()))
     say(f"parity: {len(differing)} of {len(chosen)} tests get another verdict with real commits", *differing)
-    return FAILED if differing else max(status_of(result) for result in results)
+    return FAILED if differing else max(statuses)
 
 
 def differences(sandbox: Result, commit: Result) -> list[str]:
     """Return the tests with different verdicts, with both, as text."""
     names = {**sandbox.verdicts, **commit.verdicts}
     if sandbox.shouldStop or commit.shouldStop:
-        # A run that was stopped at its first failure says nothing about the tests that it left.
+        # A run that stopped at its first failure says nothing about the tests that did not run.
         names = [name for name in names if name in sandbox.verdicts and name in commit.verdicts]
 
     def shown(result: Result, name: str) -> str:
@@ -153,7 +136,7 @@ def differences(sandbox: Result, commit: Result) -> list[str]:
         )
 
     def bare(result: Result, name: str) -> list[str]:
-        # SubTests are told apart by their place: their parameters may be made anew in each run.
+        # Subtests are compared by their order: their parameters may differ between runs.
         return [verdict for verdict, _ in result.verdicts.get(name, [])]
 
     return [

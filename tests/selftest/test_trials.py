@@ -1,12 +1,16 @@
 """`tests.harness.trials`: which tests are found guilty of another's failure, and what counts as another verdict."""
 
+import io
 import re
 import unittest
+from collections.abc import Sequence
 from typing import Any
 from unittest import mock
 
 from tests.harness import results
 from tests.harness.trials import culprits, parity
+from tests.harness.worker import Options
+from tests.harness.workers import Plan, Workers
 
 
 class CulpritsTest(unittest.TestCase):
@@ -47,18 +51,19 @@ class ParityTest(unittest.TestCase):
             # Run as tests of this module they would have its fixtures, and tear them down.
             kind.__module__ = "thrown_away"
 
-        def use_isolation(mode: str) -> None:
+        statuses: list[int] = []
+
+        def run(mode: str, tests: Sequence[unittest.TestCase]) -> results.Result:
             for kind in kinds:
                 kind.mode = mode
-
-        def run_suite(suite: unittest.TestSuite) -> results.Result:
-            result = results.Result(mock.Mock(), descriptions=False, verbosity=0)
-            suite.run(result)
+            result = results.Result(unittest.runner._WritelnDecorator(io.StringIO()), descriptions=False, verbosity=0)
+            Workers(Plan(tests, 1, {}, fixed=False), Options(), 30.0).run(result)
+            statuses.append(results.status_of(result))
             return result
 
         tests = [kind(name) for kind in kinds for name in dir(kind) if name.startswith("test_")]
         with mock.patch("tests.harness.trials.say", lambda *lines: said.extend(lines)):
-            status = parity(tests, use_isolation, run_suite)
+            status = parity(tests, run, lambda: statuses[-1])
         return status, "\n".join(said)
 
     def test_the_same_verdicts_are_parity(self):

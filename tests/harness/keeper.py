@@ -1,0 +1,80 @@
+"""Keeps an embedded PostgreSQL server between runs, for `scripts/test --keep-server`.
+
+The keeper is a process of its own. It stops the server when no run has used it for 15 minutes.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+from tests import binding
+from tests.harness.results import PROGRAM, say
+
+LIFETIME = 15 * 60.0  # seconds after the last run
+STATE = Path(sys.prefix) / "kept-server.json"  # the URL of the server; its time is the last use
+
+
+def use() -> None:
+    """Have this run use the kept server, which is started if there is none."""
+    with STATE.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not STATE.exists():
+            _start()
+        url = json.loads(STATE.read_text())["url"]
+        os.utime(STATE)
+    os.environ |= {f"{binding.PREFIX}SERVER": "url", f"{binding.PREFIX}DATABASE_URL": url}
+
+
+def _start() -> None:
+    reading, writing = os.pipe()
+    keeper = subprocess.Popen(
+        [sys.executable, "-m", __name__, str(writing)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        pass_fds=[writing],
+        start_new_session=True,
+    )
+    os.close(writing)
+    with os.fdopen(reading) as pipe:
+        # The keeper closes the pipe when the server is ready, or when it ends.
+        pipe.read()
+    if not STATE.exists():
+        sys.exit(f"{PROGRAM}: the embedded server did not start")
+    say(f"keeping an embedded server for {LIFETIME / 60:.0f} minutes after the last run (process {keeper.pid})")
+    keeper.returncode = 0  # It outlives this process on purpose.
+
+
+def keep(ready: int, lifetime: float = LIFETIME) -> None:
+    """Start a server, and stop it when it has not been used for `lifetime` seconds.
+
+    Args:
+        ready: File descriptor that is closed when the server can be used.
+        lifetime: Seconds after the last use.
+    """
+    ended = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: ended.set())
+    server = binding.embedded()
+    try:
+        STATE.write_text(json.dumps({"url": server.url, "pid": os.getpid()}))
+        os.close(ready)
+        while not ended.is_set():
+            with contextlib.suppress(FileNotFoundError):
+                left = STATE.stat().st_mtime + lifetime - time.time()
+                if left > 0:
+                    ended.wait(left)
+                    continue
+            break
+    finally:
+        STATE.unlink(missing_ok=True)
+        server.stop()
+
+
+if __name__ == "__main__":
+    keep(int(sys.argv[1]))

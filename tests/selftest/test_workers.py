@@ -1,0 +1,260 @@
+"""`tests.harness.workers`: every verdict arrives, whatever happens to the process of a test."""
+
+import io
+import os
+import re
+import signal
+import time
+import unittest
+from collections.abc import Sequence
+from typing import Any
+
+from tests.harness import order
+from tests.harness.results import FIXTURES, Result
+from tests.harness.worker import Options
+from tests.harness.workers import Plan, Workers
+
+
+def suite_of(*kinds: type[unittest.TestCase]) -> list[unittest.TestCase]:
+    """Return the tests of classes."""
+    return list(order.flatten(unittest.defaultTestLoader.loadTestsFromTestCase(kind) for kind in kinds))
+
+
+def run(
+    tests: Sequence[unittest.TestCase], processes: int = 2, *, limit: float = 30.0, fixed: bool = False, **options: bool
+) -> Result:
+    """Run tests in workers; return the result."""
+    result = Result(unittest.runner._WritelnDecorator(io.StringIO()), descriptions=False, verbosity=2)
+    result.failfast = options.get("failfast", False)
+    Workers(Plan(tests, processes, {}, fixed=fixed), Options(**options), limit).run(result)
+    return result
+
+
+def texts(result: Result) -> dict[str, str]:
+    """Return the texts of failures and errors by name."""
+    return {test.id().removeprefix(f"{__name__}."): text for test, text in result.failures + result.errors}
+
+
+class Verdicts:
+    """Classes that the tests here run; unittest does not find them in here."""
+
+    class Kinds(unittest.TestCase):
+        def test_passed(self):
+            pass
+
+        def test_failed(self):
+            try:
+                self.fail("the text")
+            except AssertionError as error:
+                error.add_note("the note")
+                raise
+
+        def test_error(self):
+            raise RuntimeError("the error")
+
+        @unittest.skip("the reason")
+        def test_skipped(self):
+            pass
+
+        @unittest.expectedFailure
+        def test_expected(self):
+            self.fail()
+
+        @unittest.expectedFailure
+        def test_unexpected(self):
+            pass
+
+        def test_subtests(self):
+            for number in range(4):
+                with self.subTest(number=number):
+                    if number == 3:
+                        self.skipTest("three")
+                    self.assertEqual(0, number % 2)
+
+    class Fixture(unittest.TestCase):
+        @classmethod
+        def setUpClass(cls):
+            raise RuntimeError("the fixture's error")
+
+        def test_never(self):
+            pass
+
+    class Dying(unittest.TestCase):
+        def test_a_before(self):
+            pass
+
+        def test_b_dying(self):
+            os._exit(7)
+
+        def test_c_after(self):
+            pass
+
+    class DyingFixture(unittest.TestCase):
+        @classmethod
+        def setUpClass(cls):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        def test_never(self):
+            pass
+
+    class Hanging(unittest.TestCase):
+        time_limit = 0.2
+
+        def test_a_hanging(self):
+            time.sleep(60)
+
+        def test_b_after(self):
+            pass
+
+    class Number(unittest.TestCase):
+        number = None
+
+        def test_number(self):
+            self.assertIsNotNone(self.number)
+
+    class First(unittest.TestCase):
+        def test_it(self):
+            pass
+
+    class Second(unittest.TestCase):
+        def test_it(self):
+            self.fail()
+
+
+class VerdictTest(unittest.TestCase):
+    """What the parent learns."""
+
+    def test_every_kind_of_verdict_arrives(self):
+        name = f"{__name__}.Verdicts.Kinds.test_"
+        expected = {
+            "passed": [("passed", "")],
+            "failed": [("failed", "")],
+            "error": [("error", "")],
+            "skipped": [("skipped", "")],
+            "expected": [("failed as expected", "")],
+            "unexpected": [("passed unexpectedly", "")],
+            "subtests": [
+                ("passed", " (number=0)"),
+                ("failed", " (number=1)"),
+                ("passed", " (number=2)"),
+                ("skipped", " (number=3)"),
+            ],
+        }
+        for processes in (1, 2):
+            result = run(suite_of(Verdicts.Kinds), processes)
+            with self.subTest(processes=processes):
+                self.assertEqual(expected, {each.removeprefix(name): found for each, found in result.verdicts.items()})
+                self.assertEqual(7, result.testsRun)
+                self.assertEqual((2, 1, 2), (len(result.failures), len(result.errors), len(result.skipped)))
+                self.assertRegex(texts(result)["Verdicts.Kinds.test_failed"], "the text\nthe note")
+                self.assertEqual(8, len(result.seconds))
+                self.assertIn(f"{FIXTURES}{__name__}.Verdicts.Kinds", result.seconds)
+
+    def test_a_failing_fixture_loses_no_result_when_output_is_buffered(self):
+        result = run(suite_of(Verdicts.Fixture, Verdicts.First), buffer=True)
+        (text,) = texts(result).values()
+        self.assertIn("the fixture's error", text)
+        self.assertIn(f"{__name__}.Verdicts.First.test_it", result.verdicts)
+
+    def test_attributes_that_load_tests_sets_are_kept(self):
+        tests = suite_of(Verdicts.Number, Verdicts.Number)
+        for number, test in enumerate(tests):
+            test.number = number
+        self.assertTrue(run(tests).wasSuccessful())
+
+    def test_failfast_stops_after_the_first_failure(self):
+        result = run(suite_of(Verdicts.Second, Verdicts.First), processes=1, failfast=True)
+        self.assertEqual([f"{__name__}.Verdicts.Second.test_it"], list(result.verdicts))
+
+
+class DeathTest(unittest.TestCase):
+    """A worker that ends, or hangs."""
+
+    def test_a_test_that_ends_its_process_is_named_and_the_rest_runs(self):
+        for processes in (1, 2):
+            result = run(suite_of(Verdicts.Dying, Verdicts.First), processes)
+            with self.subTest(processes=processes):
+                self.assertEqual(4, result.testsRun)
+                self.assertIn("ended with status 7", texts(result)["Verdicts.Dying.test_b_dying"])
+                self.assertEqual([("passed", "")], result.verdicts[f"{__name__}.Verdicts.Dying.test_c_after"])
+
+    def test_a_fixture_that_ends_its_process_is_named_and_the_rest_runs(self):
+        result = run(suite_of(Verdicts.DyingFixture, Verdicts.First))
+        self.assertRegex(
+            texts(result)["Verdicts.DyingFixture"], r"killed by SIGKILL, in a fixture before .*\nTests without .*: 1"
+        )
+        self.assertEqual(1, result.testsRun)
+
+    def test_a_test_that_exceeds_its_limit_is_stopped_with_its_stack(self):
+        result = run(suite_of(Verdicts.Hanging), processes=1)
+        self.assertRegex(
+            texts(result)["Verdicts.Hanging.test_a_hanging"], r"took more than 0.2 s(.*\n)+.*in test_a_hanging"
+        )
+        self.assertEqual(2, result.testsRun)
+
+
+class PlanTest(unittest.TestCase):
+    """Which worker runs which class."""
+
+    def classes(self, sizes: dict[str, int], **attributes: Any) -> list[unittest.TestCase]:
+        """Return the tests of classes with these numbers of tests."""
+        tests: list[unittest.TestCase] = []
+        for name, size in sizes.items():
+            body = {f"test_{number}": lambda self: None for number in range(size)}
+            tests += suite_of(type(name, (unittest.TestCase,), {"__module__": __name__, **body, **attributes}))
+        return tests
+
+    def names(self, plan: Plan) -> list[list[str]]:
+        return [[type(plan.tests[group[0]]).__name__ for group in queue] for queue in plan.queues]
+
+    def test_the_longest_known_class_comes_first_and_an_unknown_one_counts_by_its_size(self):
+        tests = self.classes({"Short": 1, "Large": 9, "Long": 1})
+        plan = Plan(tests, 2, {f"{__name__}.Long.test_0": 5.0}, fixed=False)
+        self.assertEqual(["Long", "Large", "Short"], self.names(plan)[0])
+
+    def test_a_shuffled_run_deals_the_same_classes_to_the_same_workers(self):
+        tests = self.classes({"A": 3, "B": 1, "C": 1, "D": 1, "E": 1})
+        self.assertEqual([["A", "E"], ["B", "C", "D"]], self.names(Plan(tests, 2, {}, fixed=True)))
+
+    def test_a_class_that_refuses_company_runs_alone_at_the_end(self):
+        tests = self.classes({"A": 1}) + self.classes({"Alone": 2}, parallel=False)
+        plan = Plan(tests, 2, {}, fixed=False)
+        self.assertEqual(["A"], self.names(plan)[0])
+        self.assertEqual([[1, 2]], list(plan.alone))
+
+    def test_a_failure_names_the_tests_before_it_in_its_worker(self):
+        result = run(suite_of(Verdicts.First, Verdicts.Number, Verdicts.Second), fixed=True)
+        (text,) = (text for name, text in texts(result).items() if "Second" in name)
+        self.assertRegex(text, re.escape(f"before it in its worker: scripts/test {__name__}.Verdicts.First\n"))
+        self.assertNotIn("before it", texts(run(suite_of(Verdicts.Second)))["Verdicts.Second.test_it"])
+
+
+class CleanUpTest(unittest.TestCase):
+    """After Ctrl-C."""
+
+    def test_cleanups_of_the_interrupted_test_and_of_its_class_run(self):
+        reading, writing = os.pipe()
+        self.addCleanup(os.close, reading)
+
+        class Interrupted(unittest.TestCase):
+            @classmethod
+            def setUpClass(cls):
+                cls.addClassCleanup(os.write, writing, b"class ")
+
+            def tearDown(self):
+                os.write(writing, b"tearDown ")
+
+            def test_it(self):
+                self.addCleanup(os.write, writing, b"test ")
+                os.kill(os.getppid(), signal.SIGINT)
+                time.sleep(60)
+
+        result = Result(unittest.runner._WritelnDecorator(io.StringIO()), descriptions=False, verbosity=0)
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        self.addCleanup(signal.signal, signal.SIGINT, before)
+        suite = Workers(Plan(suite_of(Interrupted), 1, {}, fixed=False), Options(), 30.0)
+        suite.run(result)
+        os.close(writing)
+        self.assertTrue(suite.interrupted)
+        self.assertEqual(b"tearDown test class ", os.read(reading, 100))
+        self.assertIn(f"interrupted during {Interrupted.__module__}", result.stream.getvalue())
