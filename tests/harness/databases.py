@@ -229,12 +229,13 @@ class Databases:
                     self.execute(sql.SQL("DROP DATABASE {}").format(sql.Identifier(name)))
 
     def close(self) -> None:
-        """Drop everything that is left, and end the run."""
+        """Drop all databases of the run, those of its forked workers included, and end it."""
         if os.getpid() != self._process:
-            return  # a fork of the run, which goes on without it
-        for name in sorted(self._created):
-            with suppress(psycopg2.Error):
-                self.drop(RunDatabase(name, self._url))
+            return  # a worker: the run goes on
+        with suppress(psycopg2.Error):  # The server may be gone.
+            for name, comment in self.execute(_NAMES_AND_COMMENTS):
+                if _key(comment) == self.key:
+                    self.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
         self._keeper.close()
 
 

@@ -163,6 +163,16 @@ class DatabasesTest(unittest.TestCase):
         os.waitpid(child, 0)
         self.assertIn(made.name, self.names())
 
+    def test_the_end_of_a_run_drops_the_databases_of_its_forks(self):
+        run, before = self.run_of(), self.names()
+        if (child := os.fork()) == 0:
+            run.create("forked")
+            os._exit(0)
+        os.waitpid(child, 0)
+        self.assertEqual(1, len(self.names() - before))
+        run.close()
+        self.assertEqual(before, self.names())
+
     def test_a_long_label_still_gives_a_name_that_postgresql_keeps(self):
         made = [databases().create("long" * 30) for _ in range(2)]
         self.assertLessEqual({database.name for database in made}, self.names())
