@@ -52,6 +52,7 @@ class Database(PostgresqlDatabase):
 
     prepares = True
     connection_hooks: ClassVar[list[Callable[[connection], None]]] = []
+    _state: Any  # Peewee's, of the calling thread: its connection and its transactions.
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -97,13 +98,14 @@ class Database(PostgresqlDatabase):
             Error: Peewee's exception for what PostgreSQL or the driver said; see `is_outage`.
         """
         parameters = statement.bind(values)
-        for attempt in range(1, _ATTEMPTS):
+        attempt = 1
+        while True:
             try:
                 return self._run(statement, parameters, fresh=attempt > 1 and statement.repeatable)
             except Error as error:
-                if not self._may_run_again(statement, error):
+                if attempt == _ATTEMPTS or not self._may_run_again(statement, error):
                     raise
-        return self._run(statement, parameters, fresh=statement.repeatable)
+            attempt += 1
 
     def row(self, statement: Statement, **values: object) -> Row | None:
         """Run `statement` as `rows` does and return its first row, or None if it has none."""
@@ -120,9 +122,10 @@ class Database(PostgresqlDatabase):
 
     def _run(self, statement: Statement, parameters: list[object], *, fresh: bool) -> list[Row]:
         """Run a statement on the thread's own session, or on one from the pool."""
-        if not self.is_closed():
+        state = self._state
+        if not state.closed:
             session: Session = self._here.session
-            if self.in_transaction() or not (session.is_lost if statement.repeatable else session.has_ended):
+            if state.transactions or not (session.is_lost if statement.repeatable else session.has_ended):
                 return self._send(session, statement, parameters)
             self.close()
         try:
@@ -130,12 +133,14 @@ class Database(PostgresqlDatabase):
         except Empty:
             raise OperationalError("no database connection became free in time") from None
         try:
-            self._take(look=not statement.repeatable, fresh=fresh)
-            super().connect()
+            session = self._take(look=not statement.repeatable, fresh=fresh)
+            # What `connect` and `close` do, without their locks: every statement pays for this.
+            state.set_connection(session.connection)
             try:
-                return self._send(self._here.session, statement, parameters)
+                return self._send(session, statement, parameters)
             finally:
-                self.close()
+                state.reset()
+                self._give(session)
         finally:
             self._permits.put(None)
 
@@ -207,13 +212,16 @@ class Database(PostgresqlDatabase):
         return session.connection
 
     def _close(self, _conn: connection) -> None:
-        session: Session = self._here.session
-        session.pool.give(session)
+        self._give(self._here.session)
 
-    def _take(self, *, look: bool = True, fresh: bool = False) -> None:
+    def _take(self, *, look: bool = True, fresh: bool = False) -> Session:
         self._here.session = None
         with peewee_errors:
-            self._here.session = self._pool.take(look=look, fresh=fresh)
+            session = self._here.session = self._pool.take(look=look, fresh=fresh)
+        return session
+
+    def _give(self, session: Session) -> None:
+        session.pool.give(session)
 
     def _open(self, pool: SessionPool) -> Session:
         with self._entrance.attempt():

@@ -133,10 +133,11 @@ class SandboxedDatabase(Database):
         with self.pinned.statement():
             return super().execute_sql(sql, params)
 
-    def _take(self, **_: Any) -> None:
+    def _take(self, **_: Any) -> Session:
         self._here.session = self.pinned.session
+        return self.pinned.session
 
-    def _close(self, conn: connection) -> None:
+    def _give(self, session: Session) -> None:
         pass
 
 

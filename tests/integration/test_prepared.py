@@ -98,7 +98,7 @@ class LostTest(CommittedApiTestCase):
     def setUp(self):
         super().setUp()
         # What it has forgotten would be prepared anew, a statement more, in the middle of a later test.
-        self.addCleanup(database.close)
+        self.addCleanup(database.close_all)
 
     def test_reads_and_writes_go_on_after_a_reset_and_a_write_is_done_once(self):
         user = UserFactory.create()
@@ -119,7 +119,7 @@ class LostTest(CommittedApiTestCase):
 
     def test_another_connection_prepares_for_itself(self):
         database.row(ECHO, text="tea")
-        database.close()
+        database.close_all()
         self.assertEqual(("pot",), database.row(ECHO, text="pot"))
         self.assertEqual({ECHO.numbered: 1}, prepared())
 
