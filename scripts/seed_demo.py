@@ -160,7 +160,7 @@ def _confirm_removal(cursor: "psycopg2.extensions.cursor", *, yes: bool) -> bool
 
 def _past(cursor: "psycopg2.extensions.cursor", settings: Settings, options: argparse.Namespace) -> Past:
     """Return what is to be added, made so that it meets nothing that is there."""
-    cursor.execute(r"SELECT max(substring(lower(email) FROM '\.(\d+)@example\.com$')::numeric) FROM users")
+    cursor.execute(r"SELECT max(substring(email_key FROM '\.(\d+)@example\.com$')::numeric) FROM users")
     (used,) = cursor.fetchone()
     hasher = PasswordHasher(
         time_cost=settings.argon2_time_cost,

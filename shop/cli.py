@@ -2,7 +2,6 @@
 
 import argparse
 import signal
-import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -80,13 +79,8 @@ def _parser() -> argparse.ArgumentParser:
         ("remove", "make a member of staff a customer again"),
     ):
         changing = acts.add_parser(name, parents=[data_dir], help=text, description=f"{text.capitalize()}.")
-        changing.add_argument("email", metavar="EMAIL", type=_composed, help="the address of the user's account")
+        changing.add_argument("email", metavar="EMAIL", type=str.strip, help="the address of the user's account")
         changing.set_defaults(run="staff", act=name)
     listing = acts.add_parser("list", parents=[data_dir], help="list staff", description="Lists staff.")
     listing.set_defaults(run="staff", act="list")
     return parser
-
-
-def _composed(address: str) -> str:
-    # As the API stores it: trimmed, and in Unicode normal form C.
-    return unicodedata.normalize("NFC", address.strip())

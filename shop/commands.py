@@ -38,7 +38,7 @@ def run(options: argparse.Namespace) -> int:
     """
     try:
         _run(options)
-    except (EmbeddedError, OwnerLeft, PortInUse, SettingsError, WorkersDied) as error:
+    except (EmbeddedError, OwnerLeft, PortInUse, SettingsError, WorkersDied, migrations.CannotMigrate) as error:
         return _refuse(str(error), FAILURE if isinstance(error, WorkersDied) else USAGE_ERROR)
     except UserNotFound:
         return _refuse(f"no account has the e-mail address {options.email}")

@@ -1,6 +1,7 @@
-"""Identifiers: UUIDs of version 7 (RFC 9562), made by the service, written in lower case with hyphens."""
+"""Identifiers: UUIDs of version 7 (RFC 9562), written in lower case with hyphens, and the keys of e-mail addresses."""
 
 import re
+import unicodedata
 
 from uuid_utils import uuid7
 
@@ -19,3 +20,12 @@ def parse_id(text: str) -> str | None:
     """
     lowered = text.lower()
     return lowered if _UUID.fullmatch(lowered) else None
+
+
+def email_key(address: str) -> str:
+    """Return what identifies an account: addresses that differ only in case or in composition have one key.
+
+    PostgreSQL does not compute it: what `lower()` returns depends on the locale of the database.
+    """
+    # Folding can take a composed character apart, so the result is composed again.
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", address).casefold())

@@ -65,7 +65,8 @@ def fill(url: str, orders: int) -> int:
         cursor.execute(
             f"""
             INSERT INTO users
-            SELECT {user_id_sql("n")}, 'User ' || n, 'user' || n || '@example.com', %s, 'customer', now()
+            SELECT {user_id_sql("n")}, 'User ' || n, 'user' || n || '@example.com', %s, 'customer', now(),
+                   'user' || n || '@example.com'
             FROM generate_series(0, %s) AS n
             """,
             (passwords.hash(PASSWORD), users - 1),

@@ -22,6 +22,7 @@ from mimesis import Address, Food, Locale, Person
 from peewee import Model
 
 from shop.domain.models import Order, User
+from shop.ids import email_key
 from shop.security.passwords import Passwords
 
 # Everybody's password in tests and demos, secret to nobody.
@@ -163,6 +164,7 @@ class UserFactory(Factory[User]):
     @classmethod
     def _instance(cls, values: Values) -> User:
         password = values.pop("password")
+        values.setdefault("email_key", email_key(values["email"]))
         user = super()._instance({"password_hash": _quick_hash(password), **values})
         # Not a column: what the owner knows and the database does not.
         user.password = password  # type: ignore[attr-defined]

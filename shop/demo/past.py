@@ -17,7 +17,7 @@ from shop.demo.factories import OrderFactory, UserFactory, source
 from shop.domain.models import User
 from shop.domain.orders import STATUSES
 
-USER_COLUMNS = ("id", "name", "email", "password_hash", "role", "created_at")
+USER_COLUMNS = ("id", "name", "email", "email_key", "password_hash", "role", "created_at")
 ORDER_COLUMNS = ("user_id", "id", "items", "total", "status", "shipping_address", "created_at")
 # Orders, or users, made at a time.
 BATCH = 5000

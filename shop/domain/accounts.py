@@ -3,12 +3,10 @@
 from datetime import datetime
 from typing import NamedTuple
 
-from peewee import fn
-
 from shop.domain.models import User
 from shop.domain.throttle import Throttle
 from shop.errors import EmailExists, InvalidCredentials, UserNotFound
-from shop.ids import new_id, parse_id
+from shop.ids import email_key, new_id, parse_id
 from shop.security.passwords import Passwords
 from shop.security.tokens import Actor
 from shop.storage.database import READ_ONLY_TRANSACTION, Error, database, sqlstate
@@ -32,6 +30,7 @@ _INSERT = Statement(
             User.id: Slot("id"),
             User.name: Slot("name"),
             User.email: Slot("email"),
+            User.email_key: Slot("email_key"),
             User.password_hash: Slot("password_hash"),
             User.role: "customer",
             User.created_at: Slot("created_at"),
@@ -42,7 +41,7 @@ _INSERT = Statement(
 )
 _FIND = Statement(User.select(*_ACCOUNT).where(User.id == Slot("id")))
 _FIND_CREDENTIALS = Statement(
-    User.select(User.password_hash, User.role, *_ACCOUNT).where(fn.lower(User.email) == fn.lower(Slot("email")))
+    User.select(User.password_hash, User.role, *_ACCOUNT).where(User.email_key == Slot("email_key"))
 )
 _REPLACE_HASH = Statement(
     User.update({User.password_hash: Slot("new_hash")}).where(
@@ -50,7 +49,7 @@ _REPLACE_HASH = Statement(
     )
 )
 _SET_ROLE = Statement(
-    User.update({User.role: Slot("role")}).where(fn.lower(User.email) == fn.lower(Slot("email"))).returning(*_ACCOUNT)
+    User.update({User.role: Slot("role")}).where(User.email_key == Slot("email_key")).returning(*_ACCOUNT)
 )
 _LIST_STAFF = Statement(User.select(*_ACCOUNT).where(User.role == "staff").order_by(User.email))
 
@@ -62,7 +61,13 @@ def register(passwords: Passwords, *, name: str, email: str, password: str, now:
         EmailExists: The address has an account, also when that one was made at the same moment.
     """
     row = database.row(
-        _INSERT, id=new_id(), name=name, email=email, password_hash=passwords.hash(password), created_at=now
+        _INSERT,
+        id=new_id(),
+        name=name,
+        email=email,
+        email_key=email_key(email),
+        password_hash=passwords.hash(password),
+        created_at=now,
     )
     if row is None:
         raise EmailExists
@@ -80,17 +85,18 @@ def authenticate(
         TooManyAttempts: Logging in failed too often for this address; the password was not looked at.
         InvalidCredentials: No account has this address, or the password is wrong; both take the same work.
     """
-    failed_before = throttle.check(email, now=now)
-    row = database.row(_FIND_CREDENTIALS, email=email)
+    key = email_key(email)
+    failed_before = throttle.check(key, now=now)
+    row = database.row(_FIND_CREDENTIALS, email_key=key)
     password_hash, role, *fields = row or (None, None)
     # Verified also without an account: how long an answer takes must not tell whether there is one.
     if not passwords.verify(password_hash, password):
-        throttle.record(email, now=now)
+        throttle.record(key, now=now)
         raise InvalidCredentials
     account = Account._make(fields)
     try:
         if failed_before:
-            throttle.forget(email)
+            throttle.forget(key)
         if passwords.needs_rehash(password_hash):
             database.rows(_REPLACE_HASH, id=account.id, old_hash=password_hash, new_hash=passwords.hash(password))
     except Error as error:
@@ -121,7 +127,7 @@ def set_role(email: str, role: str) -> Account:
     Raises:
         UserNotFound: No account has this address.
     """
-    row = database.row(_SET_ROLE, email=email, role=role)
+    row = database.row(_SET_ROLE, email_key=email_key(email), role=role)
     if row is None:
         raise UserNotFound
     return Account._make(row)

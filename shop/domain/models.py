@@ -25,7 +25,7 @@ def _json_text(value: object) -> str:
 
 
 class User(Model):
-    """An account. Its e-mail address is unique without regard to case."""
+    """An account. Its e-mail address is unique without regard to case, which `email_key` makes so."""
 
     id = UUIDField(primary_key=True)
     name = TextField()
@@ -33,6 +33,7 @@ class User(Model):
     password_hash = TextField()
     role = TextField(default="customer")
     created_at = DateTimeTZField()
+    email_key = TextField()
 
     class Meta:
         database = database

@@ -5,9 +5,10 @@ not. Each failure is committed by its own statement, whatever becomes of the req
 at the same moment may all pass: the count can be exceeded by the number of the service's threads, no further.
 """
 
+import hashlib
 from datetime import datetime, timedelta
 
-from peewee import SQL, Case, Function, fn
+from peewee import SQL, Case, fn
 
 from shop.domain.models import LoginFailures
 from shop.errors import TooManyAttempts
@@ -18,21 +19,16 @@ from shop.storage.statements import Slot, Statement
 CLEARED_AT_ONCE = 10
 
 
-def _account() -> Function:
-    # Lower case as the unique index on users has it: one account, however its address is spelled.
-    return fn.sha256(fn.convert_to(fn.lower(Slot("email")), "UTF8"))
-
-
 _EXPIRED = LoginFailures.since <= Slot("expiry")
 
 _FIND = Statement(
     LoginFailures.select(LoginFailures.failures, LoginFailures.since).where(
-        (LoginFailures.account == _account()) & (LoginFailures.since > Slot("expiry"))
+        (LoginFailures.account == Slot("account")) & (LoginFailures.since > Slot("expiry"))
     )
 )
 _RECORD = Statement(
     LoginFailures.insert(
-        {LoginFailures.account: _account(), LoginFailures.failures: 1, LoginFailures.since: Slot("now")}
+        {LoginFailures.account: Slot("account"), LoginFailures.failures: 1, LoginFailures.since: Slot("now")}
     ).on_conflict(
         conflict_target=[LoginFailures.account],
         update={
@@ -41,7 +37,7 @@ _RECORD = Statement(
         },
     )
 )
-_FORGET = Statement(LoginFailures.delete().where(LoginFailures.account == _account()))
+_FORGET = Statement(LoginFailures.delete().where(LoginFailures.account == Slot("account")))
 # The oldest first, found by an index; as an array and a number in the text, because a join, and a limit that comes with
 # each run, would have the planner read the whole table at every failure.
 _CLEARED = (
@@ -68,15 +64,15 @@ class Throttle:
         self._window = timedelta(seconds=window)
         self._is_on = max_failures > 0 and window > 0
 
-    def check(self, email: str, *, now: datetime) -> bool:
-        """Return whether `email` has failures on record.
+    def check(self, email_key: str, *, now: datetime) -> bool:
+        """Return whether the account with this `email_key` has failures on record.
 
         Raises:
             TooManyAttempts: They are too many, until the window ends.
         """
         if not self._is_on:
             return False
-        row = database.row(_FIND, email=email, expiry=now - self._window)
+        row = database.row(_FIND, account=_account(email_key), expiry=now - self._window)
         if row is None:
             return False
         failures, since = row
@@ -84,13 +80,18 @@ class Throttle:
             raise TooManyAttempts(since + self._window - now)
         return True
 
-    def record(self, email: str, *, now: datetime) -> None:
-        """Count a failure for `email`, and clear away some that have expired."""
+    def record(self, email_key: str, *, now: datetime) -> None:
+        """Count a failure for an account, and clear away some that have expired."""
         if self._is_on:
             expiry = now - self._window
-            database.rows(_RECORD, email=email, now=now, expiry=expiry)
+            database.rows(_RECORD, account=_account(email_key), now=now, expiry=expiry)
             database.rows(_CLEAR, expiry=expiry)
 
-    def forget(self, email: str) -> None:
-        """Forget the failures of `email`: its owner has logged in."""
-        database.rows(_FORGET, email=email)
+    def forget(self, email_key: str) -> None:
+        """Forget the failures of an account: its owner has logged in."""
+        database.rows(_FORGET, account=_account(email_key))
+
+
+def _account(email_key: str) -> bytes:
+    # Of one length however long an address is sent, and the table tells nobody's address.
+    return hashlib.sha256(email_key.encode()).digest()

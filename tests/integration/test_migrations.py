@@ -1,9 +1,11 @@
 """`shop.storage.migrations`: the schema agrees with the models, runs at once are safe, and failures undo themselves."""
 
 import re
+import shutil
 import tempfile
 import threading
-from contextlib import closing, nullcontext
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from unittest import TestCase, mock
 
@@ -11,13 +13,15 @@ import psycopg2
 from peewee import ForeignKeyField, PostgresqlDatabase, ProgrammingError
 
 from shop.domain.models import LoginFailures, Order, User
+from shop.ids import email_key
 from shop.storage import migrations
 from shop.storage.database import database
 from tests.harness.databases import DatabaseUrl
 from tests.harness.postgres import empty, setUpModule, tearDownModule  # noqa: F401
 from tests.support.cases import ApiTestCase
+from tests.support.live import run_shop
 
-ALL = ["0001_users_and_orders", "0002_login_failures"]
+ALL = ["0001_users_and_orders", "0002_login_failures", "0003_email_key"]
 
 
 class SchemaTest(ApiTestCase):
@@ -75,6 +79,106 @@ def impatient(url: DatabaseUrl, limit: str = "lock_timeout=1s") -> str:
     return url.of(url.parameters | {"options": f"-c {limit}"})
 
 
+@contextmanager
+def only(names):
+    """Let there be these migrations only, for the duration of the block; yield their directory."""
+    with tempfile.TemporaryDirectory() as directory:
+        for name in names:
+            shutil.copy(migrations.DIRECTORY / f"{name}.py", directory)
+        with mock.patch.object(migrations, "DIRECTORY", Path(directory)):
+            yield Path(directory)
+
+
+def migrate_with(url, text, replacement):
+    """Apply the migrations with a text in the last one replaced."""
+    with only(ALL) as directory:
+        last = directory / f"{ALL[-1]}.py"
+        original = last.read_text("utf-8")
+        assert text in original
+        last.write_text(original.replace(text, replacement), "utf-8")
+        return migrations.migrate(url)
+
+
+class EmailKeyTest(TestCase):
+    """``0003_email_key`` on a database that has users."""
+
+    def setUp(self):
+        self.url = empty("email_key").url
+        with only(ALL[:2]):
+            migrations.migrate(self.url)
+        self.connection = self.enterContext(closing(psycopg2.connect(self.url)))
+        self.connection.autocommit = True
+
+    def execute(self, statement, *parameters):
+        """Run a statement."""
+        with self.connection.cursor() as cursor:
+            cursor.execute(statement, parameters)
+            return cursor.fetchall() if cursor.description else []
+
+    def register(self, *emails):
+        """Add users as the version before did."""
+        for email in emails:
+            self.execute(
+                "INSERT INTO users (id, name, email, password_hash, role, created_at) "
+                "VALUES (gen_random_uuid(), 'Name', %s, '', 'customer', now())",
+                email,
+            )
+
+    def snapshot(self):
+        """Return the columns, the indexes and the rows."""
+        return [
+            self.execute("SELECT column_name::text FROM information_schema.columns WHERE table_name = 'users'"),
+            self.execute("SELECT indexdef FROM pg_indexes WHERE tablename = 'users' ORDER BY indexname"),
+            self.execute("SELECT users::text FROM users ORDER BY id"),
+        ]
+
+    def migrate_in_batches_of_two(self):
+        """Migrate as with a table that is many times as long."""
+        return migrate_with(self.url, "BATCH = 5000", "BATCH = 2")
+
+    def test_existing_users_get_their_keys(self):
+        emails = [
+            "Ada@example.com",
+            "\u00c9va@example.com",
+            "Stra\u00dfe@example.com",
+            "a@example.com",
+            "b@example.com",
+        ]
+        self.register(*emails)
+        self.assertEqual(["0003_email_key"], self.migrate_in_batches_of_two())
+        keys = dict(self.execute("SELECT email, email_key FROM users"))
+        self.assertEqual({email: email_key(email) for email in emails}, keys)
+        self.assertEqual("\u00e9va@example.com", keys["\u00c9va@example.com"])
+        with self.assertRaises(psycopg2.errors.UniqueViolation):
+            self.execute("UPDATE users SET email_key = 'a@example.com'")
+
+    def test_addresses_that_share_a_key_are_named_and_nothing_changes(self):
+        # No index of the version before kept these apart, whatever the locale.
+        self.register("stra\u00dfe@example.com", "strasse@example.com", "ada@example.com")
+        before = self.snapshot()
+        named = "strasse@example.com, stra\u00dfe@example.com"
+        with self.assertRaisesRegex(migrations.CannotMigrate, f"^these e-mail .*: {named}; nothing was changed"):
+            self.migrate_in_batches_of_two()
+        self.assertEqual(before, self.snapshot())
+        self.assertEqual([True, True, False], [bool(applied) for _, applied in migrations.status(self.url)])
+        self.execute("DELETE FROM users WHERE email = 'strasse@example.com'")
+        self.assertEqual(["0003_email_key"], migrations.migrate(self.url))
+
+    def test_the_command_reports_a_collision_in_one_sentence(self):
+        self.register("stra\u00dfe@example.com", "strasse@example.com")
+        ended = run_shop("migrate", SHOP_DATABASE_URL=self.url)
+        self.assertEqual(2, ended.returncode)
+        self.assertRegex(ended.stderr, r"^shop: these e-mail addresses differ .*, then migrate again\n$")
+
+    def test_it_goes_on_after_an_interruption(self):
+        self.register("ada@example.com")
+        with self.assertRaises(ProgrammingError):
+            migrate_with(self.url, 'db.execute_sql("CREATE UNIQUE', 'db.execute_sql("nonsense')
+        self.register("bob@example.com")
+        self.assertEqual(["0003_email_key"], migrations.migrate(self.url))
+        self.assertEqual({("ada@example.com",), ("bob@example.com",)}, set(self.execute("SELECT email_key FROM users")))
+
+
 class MigratingTest(TestCase):
     """Applying migrations."""
 
@@ -94,6 +198,19 @@ class MigratingTest(TestCase):
         for run in runs:
             run.join()
         self.assertEqual([[], [], [], ALL], sorted(results))
+
+    def test_an_index_made_concurrently_does_not_wait_for_a_run_that_waits(self):
+        url = empty("waiting").url
+        with tempfile.TemporaryDirectory() as directory:
+            Path(directory, "0001_table.py").write_text(
+                "import time\n\ndef up(m, db):\n    db.execute_sql('CREATE TABLE t (id int)')\n    time.sleep(0.5)\n"
+            )
+            Path(directory, "0002_index.py").write_text(
+                "atomic = False\n\ndef up(migrator, db):\n    db.execute_sql('CREATE INDEX CONCURRENTLY i ON t (id)')\n"
+            )
+            with mock.patch.object(migrations, "DIRECTORY", Path(directory)), ThreadPoolExecutor(3) as threads:
+                applied = list(threads.map(migrations.migrate, [impatient(url)] * 3))
+        self.assertEqual([[], [], ["0001_table", "0002_index"]], sorted(applied))
 
     def test_a_start_on_a_database_that_is_up_to_date_waits_for_no_lock(self):
         url = empty("locked").url
@@ -124,9 +241,10 @@ class MigratingTest(TestCase):
 
     def test_no_lock_stays_on_a_connection_as_a_pooler_would_keep_it(self):
         url = empty("pooled").url
-        with closing(PostgresqlDatabase(url)) as pooled:
+        # Those that run in a transaction: an index cannot be made CONCURRENTLY where both runs are on one connection.
+        with closing(PostgresqlDatabase(url)) as pooled, only(ALL[:2]):
             with mock.patch.object(migrations, "_connected", lambda _: nullcontext(pooled)):
-                self.assertEqual(ALL, migrations.migrate(url))
+                self.assertEqual(ALL[:2], migrations.migrate(url))
             held = pooled.execute_sql(
                 "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()"
             ).fetchone()

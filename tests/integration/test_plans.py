@@ -29,7 +29,7 @@ READS_ALL = {
 ROWS = f"""
 INSERT INTO users
 SELECT CASE i WHEN 1 THEN '{ID}' ELSE gen_random_uuid() END, 'Name', 'user-' || i || '@example.com', 'hash',
-       CASE WHEN i % 100 = 0 THEN 'staff' ELSE 'customer' END, '2024-06-01'
+       CASE WHEN i % 100 = 0 THEN 'staff' ELSE 'customer' END, '2024-06-01', 'user-' || i || '@example.com'
 FROM generate_series(1, 1000) i;
 INSERT INTO orders
 SELECT users.id, gen_random_uuid(), to_jsonb(repeat('as long as real ones ', 20)), 1,
@@ -117,7 +117,7 @@ class PlanTest(unittest.TestCase):
 
     def test_a_plan_is_told_apart_from_a_bad_one(self):
         with self.connection.cursor() as cursor:
-            cursor.execute("BEGIN; DROP INDEX orders_history_idx, users_email_key")
+            cursor.execute("BEGIN; DROP INDEX orders_history_idx, users_email_key_idx")
             try:
                 for name, fault in (
                     ("shop.domain.orders._LIST_ALL", "Sort of any number of rows of orders"),

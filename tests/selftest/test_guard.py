@@ -89,7 +89,7 @@ class GuardTest(unittest.TestCase):
             connection = psycopg2.connect(run_database_url())
             with connection, connection.cursor() as cursor:
                 cursor.execute(
-                    "INSERT INTO users VALUES ('0199e0c1-0000-7000-8000-000000000001', 'A', 'a', '', 'staff', now())"
+                    "INSERT INTO users VALUES ('0199e0c1-0000-7000-8000-000000000001', '', '', '', 'staff', now(), '')"
                 )
             connection.close()
 

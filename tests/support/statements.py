@@ -27,6 +27,8 @@ SAMPLES: dict[str, object] = {
     "user_id": ID,
     "name": "Ada Lovelace",
     "email": "user-7@example.com",
+    "email_key": "user-7@example.com",
+    "account": b"digest",
     "password_hash": "$argon2id$",
     "old_hash": "$argon2id$",
     "new_hash": "$argon2id$",

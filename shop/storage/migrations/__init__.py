@@ -5,6 +5,7 @@ Files are `playhouse.migrations` scripts. Each runs in a transaction of its own,
 """
 
 import hashlib
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -17,6 +18,12 @@ from playhouse.migrations import Runner
 DIRECTORY = Path(__file__).parent
 # Any number that nothing else in the database uses as an advisory lock; this one spells "shop".
 LOCK_KEY = 0x73686F70
+# Seconds between two looks whether another run has ended.
+POLL = 0.1
+
+
+class CannotMigrate(Exception):
+    """The rows of a database do not allow a migration; the text says in one sentence what to do about them."""
 
 
 class Migration(NamedTuple):
@@ -37,6 +44,7 @@ def migrate(url: str) -> list[str]:
             what a pooler sets on its connections, such as time limits, would hold for migrations too.
 
     Raises:
+        CannotMigrate: The rows do not allow a migration.
         peewee.OperationalError: The database cannot be reached.
         peewee.DatabaseError: A migration failed; those before it stay applied, it itself is rolled back.
     """
@@ -47,9 +55,7 @@ def migrate(url: str) -> list[str]:
         # a pooler in transaction mode had lent, and the next run would wait for it for ever.
         with _connected(url) as keeper, keeper.atomic():
             keeper.execute_sql("SET LOCAL idle_in_transaction_session_timeout = 0")
-            # The number is in the text. As a parameter it would leave a portal of the protocol open on the server, and
-            # with it a snapshot, for whose end an index that a migration makes CONCURRENTLY would wait for ever.
-            keeper.execute_sql(f"SELECT pg_advisory_xact_lock({LOCK_KEY})")
+            _wait_for_lock(keeper)
             applied: list[str] = _runner(database).up()
             return applied
 
@@ -66,6 +72,17 @@ def fingerprint() -> str:
     for path in sorted(DIRECTORY.glob("[0-9]*.py")):
         digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()[:16]
+
+
+def _wait_for_lock(keeper: PostgresqlDatabase) -> None:
+    """Take the advisory lock for the rest of the transaction, asking until it is free.
+
+    A statement that waits for it would keep a snapshot meanwhile. An index that the holder of the lock makes
+    CONCURRENTLY waits for the end of all snapshots, so that neither would go on, and PostgreSQL does not see that. For
+    the same reason the number is in the text: a parameter leaves a portal open, and that keeps its snapshot.
+    """
+    while not keeper.execute_sql(f"SELECT pg_try_advisory_xact_lock({LOCK_KEY})").fetchone()[0]:
+        time.sleep(POLL)
 
 
 def _runner(database: PostgresqlDatabase) -> Runner:
