@@ -41,6 +41,11 @@ class FactoryTest(unittest.TestCase):
         with self.assertRaisesRegex(ValueError, r"UserFactory has no trait \['stafff'\]"):
             UserFactory.build("stafff")
 
+    def test_a_misspelt_value_is_refused_by_name(self):
+        for factory in (UserFactory, OrderFactory):
+            with self.assertRaisesRegex(TypeError, rf"{factory.__name__} has no value \['emial'\]; it has .*'id'"):
+                factory.build(emial="ada@example.com")
+
     def test_the_total_is_that_of_the_items(self):
         items = [
             OrderFactory.item(price=Decimal("29.99"), quantity=2),
