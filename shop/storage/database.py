@@ -12,7 +12,7 @@ from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import Any, ClassVar
 
-from peewee import SQL, InterfaceError, OperationalError, PeeweeException, PostgresqlDatabase, Select
+from peewee import SQL, DatabaseError, InterfaceError, OperationalError, PeeweeException, PostgresqlDatabase, Select
 
 # Peewee's translation of the driver's errors. It is not in Peewee's documentation; only this module uses it.
 from peewee import __exception_wrapper__ as peewee_errors  # type: ignore[attr-defined]
@@ -22,7 +22,7 @@ from psycopg2.extras import register_default_jsonb
 from shop import exactjson
 from shop.settings import Settings
 from shop.storage.sessions import Session, SessionPool
-from shop.storage.stalls import Entrance, StatementWatch
+from shop.storage.stalls import ConnectGate, StatementWatch
 from shop.storage.statements import Statement
 
 Row = tuple[Any, ...]
@@ -31,6 +31,7 @@ Error = PeeweeException
 FOREIGN_KEY_VIOLATION = "23503"
 READ_ONLY_TRANSACTION = "25006"
 UNDEFINED_TABLE = "42P01"
+_SERVER_FAILURE = "XX"
 # PostgreSQL's codes for a prepared statement that is gone (DISCARD ALL), or whose table has changed since.
 _OUTDATED = ("26000", "0A000")
 # PostgreSQL's codes for a statement that it rolled back because of another one: serialization_failure and
@@ -84,8 +85,8 @@ class Database(PostgresqlDatabase):
         for _ in range(size):
             self._permits.put(None)
         self._patience = patience
-        self._entrance = Entrance()
-        self._watch = StatementWatch(statement_timeout, self._entrance)
+        self._gate = ConnectGate()
+        self._watch = StatementWatch(statement_timeout, self._gate)
 
     def rows(self, statement: Statement, **values: object) -> list[Row]:
         """Run `statement` with a value for each of its slots and return its rows.
@@ -224,7 +225,7 @@ class Database(PostgresqlDatabase):
         session.pool.give(session)
 
     def _open(self, pool: SessionPool) -> Session:
-        with self._entrance.attempt():
+        with self._gate.attempt():
             conn: connection = super()._connect()  # type: ignore[misc] # Not in Peewee's stubs.
         session = Session(conn, pool)
         self._watch.add(session)
@@ -277,10 +278,14 @@ def sqlstate(error: Error) -> str | None:
 def is_outage(error: Error) -> bool:
     """Tell whether `error` means that the database cannot serve for now, so that trying again may help.
 
-    Lost and refused connections, time limits, deadlocks, and a standby that takes no writes are such; a constraint
-    violation or a mistake in a statement is not.
+    True for lost and refused connections, timeouts, deadlocks, a standby that takes no writes, and failures inside the
+    server (class XX, by which Citus reports a lost node). False for constraint violations and mistakes in a statement.
     """
-    return isinstance(error, OperationalError | InterfaceError) or sqlstate(error) == READ_ONLY_TRANSACTION
+    code = sqlstate(error)
+    if code is None:
+        # The driver has no better class for an answer that breaks off.
+        return isinstance(error, OperationalError | InterfaceError) or type(error) is DatabaseError
+    return isinstance(error, OperationalError) or code == READ_ONLY_TRANSACTION or code.startswith(_SERVER_FAILURE)
 
 
 # Peewee binds models to a database when they are defined, so there is one object for the process; `configure` points

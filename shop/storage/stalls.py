@@ -1,8 +1,8 @@
-"""A database server that is there and says nothing: stopped, swapping, or behind a network that drops everything.
+"""Timeouts for a database server that is reachable but silent: stopped, swapping, or behind a network that drops all.
 
-A server that has gone is noticed at once, and one that is busy keeps its own time limit on statements. One that is
-silent does neither, and libpq waits for it without end. `StatementWatch` ends such a wait from outside, and `Entrance`
-spares the requests that follow the same wait.
+A server that has gone is noticed at once, and a busy one keeps its own timeout for statements. A silent server does
+neither, and libpq waits for it without end. `StatementWatch` ends such a wait, and `ConnectGate` spares the next
+requests the same wait.
 """
 
 import socket
@@ -15,23 +15,22 @@ from contextlib import contextmanager, suppress
 from psycopg2 import Error, OperationalError
 
 from shop.storage.sessions import Session
-from shop.storage.watchdog import Watchdog
 
-# How much longer than the server's own limit a statement is waited for, in seconds: the server's word comes first.
+# How much longer than the server's own timeout a statement may take, in seconds: normally the server ends it first.
 MARGIN = 1.0
-# How often the running statements are looked at, in seconds.
-EVERY = 0.25
-# An attempt to connect that fails after this many seconds met silence; a refusal comes at once.
+# How often the running statements are checked, in seconds.
+INTERVAL = 0.25
+# An attempt to connect that fails after this many seconds met a silent server; a refusal comes at once.
 SILENCE = 1.0
 
 
-class Entrance:
-    """Lets one thread at a time try a server that has not answered; the others are told at once.
+class ConnectGate:
+    """Lets one thread at a time connect to a server that has not answered; the others get an error at once.
 
-    Each of them would wait for the whole time limit, and those queued behind them once more for each before them.
+    Otherwise each of them would wait for the whole timeout.
 
     Attributes:
-        is_silent: Whether the server did not answer when it was last spoken to.
+        is_silent: Whether the server did not answer the last time.
     """
 
     def __init__(self) -> None:
@@ -43,7 +42,7 @@ class Entrance:
         """Surround an attempt to connect.
 
         Raises:
-            OperationalError: The server was silent, and another thread finds out whether it still is.
+            OperationalError: The server was silent, and another thread is trying it.
         """
         tries_alone = self.is_silent
         if tries_alone and not self._one_tries.acquire(blocking=False):
@@ -61,32 +60,40 @@ class Entrance:
 
 
 class StatementWatch:
-    """Hangs up on a server that has been silent for longer than a statement may take.
+    """Closes the connection of a statement that has run for longer than its timeout.
 
-    That costs a statement two assignments. A wait callback, the driver's own way to a time limit on our side, would
-    cost every statement a fifth of its time.
+    This costs a statement two assignments. A wait callback, the driver's own way, would cost a fifth of its time.
 
     Args:
-        limit: Longest run of a statement by the server's own clock, in seconds.
-        entrance: Told that the server is silent.
+        timeout: Longest run of a statement by the server's own clock, in seconds.
+        gate: Learns that the server is silent.
     """
 
-    def __init__(self, limit: float, entrance: Entrance) -> None:
-        self._limit = limit
-        self._entrance = entrance
+    def __init__(self, timeout: float, gate: ConnectGate) -> None:
+        self._timeout = timeout
+        self._gate = gate
         self._sessions: weakref.WeakSet[Session] = weakref.WeakSet()
-        self._changing = threading.Lock()
-        self._watchdog = Watchdog(self._look, every=EVERY)
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
 
     def add(self, session: Session) -> None:
         """Watch a session from now on, for as long as it lives."""
-        with self._changing:
+        with self._lock:
             self._sessions.add(session)
-        self._watchdog.watch()
+            # A fork takes no threads along, so the process that connects starts its own.
+            if self._thread is None or not self._thread.is_alive():
+                self._thread = threading.Thread(target=self._run, name="statement timeouts", daemon=True)
+                self._thread.start()
 
-    def _look(self) -> None:
-        latest = time.perf_counter() - self._limit - MARGIN
-        with self._changing:
+    def _run(self) -> None:
+        pause = threading.Event()
+        while not pause.wait(INTERVAL):
+            self.check()
+
+    def check(self) -> None:
+        """Close the connections of all statements that are over their timeout."""
+        latest = time.perf_counter() - self._timeout - MARGIN
+        with self._lock:
             sessions = list(self._sessions)
         for session in sessions:
             since = session.waiting_since
@@ -95,8 +102,8 @@ class StatementWatch:
 
     def _cut(self, session: Session) -> None:
         session.was_cut = True
-        self._entrance.is_silent = True
-        # The thread that waits sees the end of the connection, and goes on as after any loss. Closing the descriptor
-        # here would leave it waiting, and its number free for another.
+        self._gate.is_silent = True
+        # The waiting thread sees the end of the connection, and goes on as after any loss. Closing the descriptor here
+        # would leave that thread waiting, and the descriptor's number free for another connection.
         with suppress(Error, OSError), socket.socket(fileno=socket.dup(session.connection.fileno())) as line:
             line.shutdown(socket.SHUT_RDWR)

@@ -38,10 +38,10 @@ LAYERS = (
         "shop.settings",
         "shop.exactjson",
     },
-    {"shop.ids", "shop.errors", "shop.embedded.programs", "shop.embedded.supervisor", "shop.storage.watchdog"},
+    {"shop.ids", "shop.errors", "shop.embedded.programs", "shop.embedded.supervisor"},
 )
 # A leaf imports nothing of ours.
-LEAVES = {"shop.errors", "shop.settings", "shop.ids", "shop.exactjson", "shop.storage.watchdog"}
+LEAVES = {"shop.errors", "shop.settings", "shop.ids", "shop.exactjson"}
 
 
 def modules() -> dict[str, ast.Module]:
