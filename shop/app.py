@@ -8,6 +8,7 @@ import falcon
 
 from shop.api import health, middleware, orders, problems, responses, users
 from shop.api.context import Observer, Request
+from shop.api.cors import Cors
 from shop.api.openapi import page as docs
 from shop.api.openapi.description import describe
 from shop.domain.throttle import Throttle
@@ -63,6 +64,7 @@ def create_app(
         middleware=[
             middleware.RequestId(),
             *([observer] if observer else []),
+            *([Cors(settings.cors_origins)] if settings.cors_origins else []),
             middleware.CloseWhileDraining(is_draining),
             middleware.WaitLimit(settings.queue_timeout, clock),
             middleware.RequestTarget(),

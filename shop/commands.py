@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import json
+import logging
 import secrets
 import signal
 import sys
@@ -15,8 +16,10 @@ from shop.embedded.server import EmbeddedError
 from shop.errors import UserNotFound
 from shop.serving import logs
 from shop.serving.server import OwnerLeft, PortInUse, WorkersDied, check_before_serving, serve, with_database
-from shop.settings import MIN_KEY_BYTES, Settings, SettingsError
+from shop.settings import MIN_KEY_BYTES, Settings, SettingsError, unused_variables
 from shop.storage import database, migrations
+
+log = logging.getLogger(__name__)
 
 USAGE_ERROR = 2
 FAILURE = 1
@@ -68,6 +71,8 @@ def _serve(options: argparse.Namespace) -> None:
         data_dir=options.data_dir,
     )
     logs.configure(settings)
+    for sentence in unused_variables():
+        log.warning(sentence)
     check_before_serving(settings)
     # Until the server takes over the signals, SIGTERM ends the command as Ctrl-C does: in order.
     signal.signal(signal.SIGTERM, _interrupt)

@@ -1,18 +1,32 @@
 """The service's settings, read from ``SHOP_*`` environment variables. Nothing else reads the environment."""
 
+import difflib
+import os
+import re
+from collections.abc import Container
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from psycopg2 import ProgrammingError
 from psycopg2.extensions import parse_dsn
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, PrivateAttr, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 PREFIX = "SHOP_"
 # RFC 7518, section 3.2: an HS256 key has at least as many bits as the hash.
 MIN_KEY_BYTES = 32
 Network = IPv4Network | IPv6Network
+# Kubernetes sets variables in every container for each Service. Those of Services named `shop` and `shop-…` begin with
+# our prefix: https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables
+_SERVICE_LINK = re.compile(r"(tcp|udp|sctp)://.+:[0-9]+", re.IGNORECASE)
+_SERVICE_VARIABLE = re.compile(
+    r"SHOP_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_[0-9]+_(TCP|UDP|SCTP)(_PROTO|_PORT|_ADDR)?)?)"
+)
+# Variables of the tests, and those that compose.yaml reads.
+_VARIABLE_OF_OTHERS = re.compile(r"SHOP_(TEST_\w+|(\w+_)?IMAGE|PUBLISH|STOP_GRACE_PERIOD)")
+# RFC 6454, section 6.2, as browsers write it.
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
 
 
 class SettingsError(Exception):
@@ -26,6 +40,7 @@ class Settings(BaseSettings):
     """
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, frozen=True, extra="ignore")
+    _options: frozenset[str] = PrivateAttr(frozenset())
 
     database_url: SecretStr | None = Field(
         None, description="PostgreSQL to use, `postgresql://…`; when unset, the embedded one is started"
@@ -115,6 +130,34 @@ class Settings(BaseSettings):
         "it goes into the log and decides nothing",
     )
 
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="origins, separated by commas, whose pages may call the API from a browser, each as "
+        "`https://shop.example.com`",
+    )
+
+    @field_validator("port", "metrics_port", mode="before")
+    @classmethod
+    def _is_no_service_link(cls, value: object, info: ValidationInfo) -> object:
+        if isinstance(value, str) and _SERVICE_LINK.fullmatch(value):
+            return cls.model_fields[info.field_name or ""].default
+        return value
+
+    @field_validator("cors_origins", mode="before")
+    @classmethod
+    def _split_origins(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        origins = tuple(filter(None, (part.strip().lower() for part in value.split(","))))
+        for origin in origins:
+            if not _ORIGIN.fullmatch(origin):
+                raise ValueError(
+                    "must be origins, each as https://shop.example.com, without a path or *, separated by commas: "
+                    f"{origin!r} is none"
+                )
+        # Browsers leave out a port that follows from the scheme.
+        return tuple(re.sub(r"^(http(?=://.*:80$)|https(?=://.*:443$))(.*):[0-9]+$", r"\1\2", each) for each in origins)
+
     @field_validator("database_url")
     @classmethod
     def _is_postgres_url(cls, url: SecretStr | None) -> SecretStr | None:
@@ -162,21 +205,47 @@ class Settings(BaseSettings):
 
     @classmethod
     def load(cls, **overrides: object) -> Self:
-        """Read the environment; `overrides` that are not None win over it.
+        """Read the environment; `overrides`, which are options of a command, win over it unless they are None.
 
         Raises:
-            SettingsError: A variable does not hold what it must; the text names all such variables.
+            SettingsError: A variable or an option does not hold what it must; the text names all of them.
         """
         given: dict[str, Any] = {name: value for name, value in overrides.items() if value is not None}
         try:
-            return cls(**given)
+            settings = cls(**given)
         except ValidationError as error:
             faults = "; ".join(
-                f"{PREFIX}{str(fault['loc'][0]).upper()} {_in_words(fault['msg'])}"
+                f"{_spelled(str(fault['loc'][0]), given)} {_in_words(fault['msg'])}"
                 for fault in error.errors(include_input=False, include_url=False)
             )
             # The cause is left out: its text repeats the input, which may be a secret.
             raise SettingsError(faults) from None
+        settings._options = frozenset(given)
+        return settings
+
+    def given_as(self, name: str) -> str:
+        """Return the name by which the user can have given a setting: that of an option, or of a variable."""
+        return _spelled(name, self._options)
+
+
+def unused_variables() -> list[str]:
+    """Return a sentence for each variable of the environment that looks like a setting and is not used."""
+    settings = {PREFIX + name.upper() for name in Settings.model_fields}
+    sentences = []
+    # Settings are read in any case, and empty ones are not.
+    for name, value in sorted((name.upper(), value) for name, value in os.environ.items() if value):
+        if name in settings:
+            if _SERVICE_VARIABLE.fullmatch(name) and _SERVICE_LINK.fullmatch(value):
+                sentences.append(f"{name} is ignored: {value} is the address of a Kubernetes Service, and not a port")
+        elif name.startswith(PREFIX) and not (_SERVICE_VARIABLE.fullmatch(name) or _VARIABLE_OF_OTHERS.fullmatch(name)):
+            closest = difflib.get_close_matches(name, settings, n=1)
+            hint = f"; did you mean {closest[0]}?" if closest else ""
+            sentences.append(f"{name} is not a setting and is ignored{hint}")
+    return sentences
+
+
+def _spelled(name: str, options: Container[str]) -> str:
+    return f"--{name.replace('_', '-')}" if name in options else PREFIX + name.upper()
 
 
 def _in_words(message: str) -> str:

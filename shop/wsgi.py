@@ -3,14 +3,18 @@
 It logs as `shop serve` does. It has no metrics: those are its parent's, and this server is another's.
 """
 
+import logging
+
 from shop.app import create_app
 from shop.serving import logs
 from shop.serving.observer import RequestObserver
 from shop.serving.proxies import Proxies
-from shop.settings import Settings
+from shop.settings import Settings, unused_variables
 
 settings = Settings.load()
 app = create_app(
     settings,
     observer=RequestObserver(logs.configure(settings), None, Proxies(settings.trusted_proxies), settings.slow_query_ms),
 )
+for sentence in unused_variables():
+    logging.getLogger(__name__).warning(sentence)

@@ -132,7 +132,7 @@ def check_before_serving(settings: Settings) -> None:
     if settings.database_url is not None and settings.secret_key is None:
         raise SettingsError("SHOP_SECRET_KEY is required beside SHOP_DATABASE_URL")
     # The server's own sockets share a port silently (SO_REUSEPORT); this one would not.
-    with _listening("SHOP_HOST", settings.host, settings.port, "--port"):
+    with _listening(settings.given_as("host"), settings.host, settings.port, "--port"):
         if settings.metrics_port is not None:
             with _listening("SHOP_METRICS_HOST", settings.metrics_host, settings.metrics_port, "SHOP_METRICS_PORT"):
                 pass
