@@ -46,6 +46,7 @@ DEV = [
     "ruff>=0.12",
     "schemathesis>=4.30,<5",
     "selenium>=4.35",
+    "sqlglot>=27",
     "testcontainers>=4.15",
     "types-psycopg2>=2.9",
     "WebTest>=3.0.7",

@@ -1,0 +1,100 @@
+"""The one real connection of a sandbox, for SQL of the sandbox's own, and what the server remembers on it."""
+
+from typing import Any
+
+from psycopg2.extensions import TRANSACTION_STATUS_INERROR, connection
+
+from tests.harness.sqltext import Text, read
+
+_DEFERRABLE = """
+    SELECT quote_ident(nspname) || '.' || quote_ident(conname), condeferred
+    FROM pg_constraint JOIN pg_namespace ON pg_namespace.oid = connamespace WHERE condeferrable
+"""
+_FUNCTIONS = """
+    SELECT proname, prosrc FROM pg_proc JOIN pg_namespace ON pg_namespace.oid = pronamespace
+    WHERE nspname NOT IN ('pg_catalog', 'information_schema') AND prosrc ~* 'set_config|advisory|notify|set\\s+local'
+"""
+_ADVISORY_LOCKS = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()"
+
+
+class Backend:
+    """One real connection.
+
+    Args:
+        real: The connection, idle and not in autocommit.
+
+    Attributes:
+        prepared: The text of each prepared statement on it.
+        placeholders: Custom settings that it knows now, and would not have known when it was new.
+        schema_changed: Whether the schema may be another one than when the connection was made.
+    """
+
+    def __init__(self, real: connection) -> None:
+        self.real = real
+        self.prepared: dict[str, str] = {}
+        self.placeholders: set[str] = set()
+        self.schema_changed = False
+        self._cursor = real.cursor()
+        self._constraints: list[tuple[str, bool]] | None = None
+        self._functions: dict[str, Text] | None = None
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether the transaction accepts nothing but its end."""
+        return bool(self.real.get_transaction_status() == TRANSACTION_STATUS_INERROR)
+
+    def sql(self, statements: str) -> None:
+        """Run SQL of the sandbox's own."""
+        self._cursor.execute(statements)
+
+    def rows(self, query: str) -> list[tuple[Any, ...]]:
+        """Return the rows of a query of the sandbox's own."""
+        self._cursor.execute(query)
+        return self._cursor.fetchall()
+
+    def value(self, setting: str) -> str | None:
+        """Return the value of a setting, None if there is no such setting."""
+        ((value,),) = self.rows(f"SELECT current_setting({literal(setting)}, true)")
+        return value
+
+    def constraints(self) -> list[tuple[str, bool]]:
+        """Return the constraints that may be deferred, and whether each is unless told otherwise."""
+        if self._constraints is None or self.schema_changed:
+            self._constraints = [(name, deferred) for name, deferred in self.rows(_DEFERRABLE)]
+        return self._constraints
+
+    def functions(self) -> dict[str, Text]:
+        """Return what the bodies of the project's functions do, of those that change settings or take locks."""
+        if self._functions is None or self.schema_changed:
+            bodies = ((name, read(body)) for name, body in self.rows(_FUNCTIONS))
+            self._functions = {name: text for name, text in bodies if text}
+        return self._functions
+
+    def release_locks(self) -> bool:
+        """Release all advisory locks of the session, and return whether there were any."""
+        # Locks of transactions, which the sandbox holds to its end, remain.
+        held = self.rows(_ADVISORY_LOCKS)
+        self.sql("SELECT pg_advisory_unlock_all()")
+        return self.rows(_ADVISORY_LOCKS) != held
+
+
+def quoted(name: str) -> str:
+    """Return a name as SQL."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def literal(value: str) -> str:
+    """Return a text as SQL."""
+    return "'" + value.replace("'", "''") + "'"
+
+
+def reset(setting: str) -> str:
+    """Return the SQL that resets a setting."""
+    return f"RESET {'.'.join(map(quoted, setting.split('.')))}; "
+
+
+def assignment(setting: str, value: str | None) -> str:
+    """Return the SQL that gives a setting a value for the session."""
+    if value is None:
+        return reset(setting)
+    return f"SELECT set_config({literal(setting)}, {literal(value)}, false); "

@@ -1,0 +1,168 @@
+"""What each connection of the code under test believes of the one real connection that all of them share."""
+
+from collections.abc import Iterable
+
+from psycopg2.extensions import TRANSACTION_STATUS_IDLE, TRANSACTION_STATUS_INERROR, TRANSACTION_STATUS_INTRANS
+
+from tests.harness.backend import Backend, assignment, literal, quoted, reset
+from tests.harness.escapes import Escapes, line_of_project, prepares_connection
+from tests.harness.sqltext import Statement, Text
+
+
+class Session:
+    """What PostgreSQL would know of one connection of the code under test.
+
+    Attributes:
+        autocommit: As the driver's.
+        entered: Whether the code is inside ``with connection:``.
+        has_begun: Whether the driver believes that it has begun a transaction.
+        in_transaction: Whether the session is in a transaction.
+        where: The line that began the transaction, if another connection was there.
+        closed: Whether the code has closed the connection.
+        locks: The line that took an advisory lock.
+        temporary: For each temporary table: what its transaction's end does with it.
+        settings: For each setting that was changed: its value before, and the line that changed it. The line is
+            empty if the setting belongs to every new connection, or to a transaction.
+    """
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self.autocommit = self.entered = self.has_begun = self.in_transaction = self.closed = False
+        self.where = self.locks = ""
+        self.settings: dict[str, tuple[str | None, str]] = {}
+        self.temporary: dict[str, str] = {}
+        # For each setting that was changed for the running transaction: its value outside.
+        self._local: dict[str, str | None] = {}
+        # The values of the settings while another session is active.
+        self._away: dict[str, str | None] | None = None
+        self._prepared: dict[str, str] = {}
+        self._declares = self._holds = self._is_opaque = False
+
+    @property
+    def status(self) -> int:
+        """The state of its transaction, as `get_transaction_status` gives it."""
+        if not self.in_transaction:
+            return TRANSACTION_STATUS_IDLE
+        return TRANSACTION_STATUS_INERROR if self._backend.has_failed else TRANSACTION_STATUS_INTRANS
+
+    # -- settings -----------------------------------------------------------------------------------------------------
+
+    def take_settings_away(self) -> str:
+        """Return the SQL after which this session's settings are no longer in force."""
+        self._away = {name: self._backend.value(name) for name in self.settings}
+        return "".join(map(reset, self.settings))
+
+    def bring_settings_back(self) -> str:
+        """Return the SQL after which they are in force again."""
+        away, self._away = self._away or {}, None
+        return "".join(assignment(name, value) for name, value in away.items())
+
+    def note_before(self, text: Text, escapes: Escapes) -> None:
+        """Remember the settings that `text` is going to change."""
+        if self._backend.has_failed:
+            return
+        for statement in text.statements:
+            if statement.verb in ("SET", "SET LOCAL", "RESET") and statement.name != "all":
+                self._note_setting(statement.name, escapes, is_local=statement.verb == "SET LOCAL")
+        for call in text.calls:
+            if call.function == "set_config":
+                self._note_setting(call.setting, escapes, is_local=call.is_local)
+
+    def _note_setting(self, name: str, escapes: Escapes, *, is_local: bool) -> None:
+        if not is_local and name in self._local:
+            escapes.refuse(f"{name} was set for the transaction and then for the session", "use one of the two")
+        value = self._backend.value(name)
+        if "." in name:
+            self._backend.placeholders.add(name)
+        if is_local:
+            self._local.setdefault(name, value)
+        _, where = self.settings.get(name, (None, ""))
+        if not where:
+            self.settings[name] = value, "" if is_local or prepares_connection() else line_of_project()
+
+    # -- what else lasts longer than a statement ----------------------------------------------------------------------
+
+    def note_after(self, text: Text) -> None:
+        """Remember what `text` has left on the session."""
+        self._is_opaque = self._is_opaque or bool(text.verbs & {"DO", "CALL", "LOAD"})
+        self._declares = self._declares or "DECLARE" in text.verbs
+        self._holds = self._holds or "DECLARE HOLD" in text.verbs
+        if text.locks == "session":
+            self.locks = self.locks or line_of_project() or "a test"
+        for statement in text.statements:
+            if statement.verb == "CREATE TEMP":
+                at_end = [word for word in ("DROP", "DELETE") if statement.has("COMMIT", word)]
+                self.temporary[statement.name] = at_end[0] if at_end else ""
+
+    def prepare(self, statement: Statement, sql: str) -> bool:
+        """Have a prepared statement be the one that this session knows; return whether nothing is left to do."""
+        name, there = statement.name, self._backend.prepared
+        mine = self._prepared.get(name)
+        if mine == there.get(name) or self._backend.has_failed:
+            return False
+        if statement.verb == "PREPARE" and mine is None and there.get(name) == sql:
+            self._prepared[name] = sql
+            return True
+        if there.pop(name, None) is not None:
+            self._backend.sql(f"DEALLOCATE {quoted(name)}")
+        if mine is not None:
+            self._backend.sql(mine)
+            there[name] = mine
+        return False
+
+    def note_prepared(self, statement: Statement, sql: str) -> None:
+        """Remember what PREPARE or DEALLOCATE did."""
+        for known in (self._prepared, self._backend.prepared):
+            if statement.verb == "PREPARE":
+                known[statement.name] = sql
+            elif statement.verb == "DEALLOCATE":
+                known.pop(statement.name, None)
+                if statement.name == "all":
+                    known.clear()
+
+    # -- ends ---------------------------------------------------------------------------------------------------------
+
+    def end_transaction(self) -> None:
+        """Forget what belonged to the transaction."""
+        self.in_transaction = self._declares = False
+        self._local.clear()
+
+    def committing(self) -> str:
+        """Return the SQL that does what COMMIT does to tables, cursors and settings of the transaction."""
+        done = ""
+        for table, at_end in list(self.temporary.items()):
+            name = f"pg_temp.{quoted(table)}"
+            if at_end == "DROP":
+                done += f"DROP TABLE IF EXISTS {name}; "
+                del self.temporary[table]
+            elif at_end == "DELETE" and self._backend.rows(f"SELECT to_regclass({literal(name)})") != [(None,)]:
+                done += f"DELETE FROM {name}; "
+        if self._declares:
+            for (name,) in self._backend.rows("SELECT name FROM pg_cursors WHERE NOT is_holdable"):
+                done += f"CLOSE {quoted(name)}; "
+        return done + "".join(assignment(name, value) for name, value in self._local.items())
+
+    def closing(self, others: Iterable["Session"]) -> str:
+        """Return the SQL that does what the end of the connection does."""
+        done = ""
+        if self._is_opaque or (self.temporary and not any(other.temporary for other in others)):
+            done += "DISCARD TEMP; "
+        else:
+            done += "".join(f"DROP TABLE IF EXISTS pg_temp.{quoted(name)}; " for name in self.temporary)
+        if self._away is None:
+            done += "".join(map(reset, self.settings)) + ("RESET ALL; " if self._is_opaque else "")
+        if self.locks or self._is_opaque:
+            done += "SELECT pg_advisory_unlock_all(); "
+        return done + ("CLOSE ALL; " if self._holds else "")
+
+    def note_left(self, escapes: Escapes) -> None:
+        """Note what a later test would find on this session, which is still open."""
+        for name, (before, where) in self.settings.items():
+            value = self._backend.value(name) if self._away is None else self._away.get(name)
+            # A custom setting that is reset is empty.
+            if where and (value or None) != (before or None):
+                what = f"the session's setting {name} was left changed"
+                escapes.note(what, "use SET LOCAL inside a transaction", where)
+        if self.locks and self._backend.release_locks():
+            escapes.note("a session's advisory lock was left held", "use pg_advisory_xact_lock", self.locks)
+            self.locks = ""
