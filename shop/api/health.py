@@ -11,16 +11,16 @@ from shop.api.operations import Success, operation
 from shop.errors import ServiceUnavailable
 from shop.storage.database import database
 
-ALIVE = Success(200, "It is alive", documents.Health)
-READY = Success(200, "It is ready", documents.Health)
+ALIVE = Success(200, "The process is alive", documents.Health)
+READY = Success(200, "The service is ready", documents.Health)
 
 
 class Liveness:
     """``/livez``: the process answers. It does not ask the database: a restart would not mend that."""
 
-    @operation("isAlive", "Say that the process is alive", success=ALIVE, is_public=True)
+    @operation("isAlive", "Tell whether the process is alive", success=ALIVE, is_public=True)
     def on_get(self, _request: Request, response: falcon.Response) -> None:
-        """Say that the process is alive."""
+        """Tell that the process is alive."""
         responses.write(response, {"status": "alive"})
 
 
@@ -34,9 +34,9 @@ class Readiness:
     def __init__(self, is_draining: Callable[[], bool]) -> None:
         self._is_draining = is_draining
 
-    @operation("isReady", "Say that requests can be served", success=READY, is_public=True)
+    @operation("isReady", "Tell whether the service can serve requests", success=READY, is_public=True)
     def on_get(self, _request: Request, response: falcon.Response) -> None:
-        """Say that the service is ready; without its database the answer is the 503 of any request."""
+        """Tell that the service is ready. Without its database the response is the 503 of any request."""
         if self._is_draining():
             raise ServiceUnavailable("The service is about to stop")
         database.ping()

@@ -66,7 +66,7 @@ class OrderItem:
 
     @operation(
         "changeOrderStatus",
-        "Cancel an order; as staff, move it along",
+        "Cancel an order, or as staff set its next status",
         body=schemas.StatusChange,
         success=Success(200, "The order", documents.Order),
         errors=(Forbidden, OrderNotFound, InvalidTransition),

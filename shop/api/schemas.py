@@ -182,7 +182,7 @@ _ONCE = BeforeValidator(_once)
 
 
 class Part(BaseModel):
-    """A part of a request: camelCase outside, snake_case inside; unknown fields are refused, not dropped."""
+    """A part of a request, camelCase outside and snake_case inside. Unknown fields are rejected, not ignored."""
 
     model_config = ConfigDict(
         alias_generator=to_camel, extra="forbid", strict=True, frozen=True, hide_input_in_errors=True
@@ -198,14 +198,14 @@ class Registration(Part):
 
 
 class Login(Part):
-    """E-mail address and password. What could not have been registered is no fault here: no account has it."""
+    """E-mail address and password. Values that could not be registered are no error here: no account has them."""
 
     email: LoginEmail = Field(examples=["ada@example.com"])
     password: LoginPassword = Field(repr=False, examples=["analytical engine"])
 
 
 class OrderItem(Part):
-    """One position of an order."""
+    """One item of an order."""
 
     product_id: ProductId = Field(examples=["tea-1"])
     name: ProductName = Field(examples=["Tea"])
@@ -218,7 +218,7 @@ class OrderItem(Part):
 
 
 class ShippingAddress(Part):
-    """Where an order goes. Optional parts are left out of what is stored when they are not given."""
+    """A shipping address. Optional parts that the client does not send are not stored."""
 
     street: Street = Field(examples=["1 Main St"])
     city: AddressPart | None = Field(None, examples=["London"])
@@ -232,7 +232,7 @@ class ShippingAddress(Part):
 
 
 class NewOrder(Part):
-    """A new order. Its total, the sum of price times quantity, is at most 99999999.99."""
+    """A new order. Its total is the sum of price times quantity, and at most 99999999.99."""
 
     user_id: UserId = Field(examples=["01994f8e-54a2-7b30-a4c8-4c6b1d0e7f21"])
     items: Annotated[list[OrderItem], Field(min_length=1, max_length=100)]
@@ -256,6 +256,6 @@ class HistoryQuery(Part):
 
 
 class StatusChange(Part):
-    """The status that an order is to have."""
+    """The new status of an order."""
 
     status: Status = Field(examples=["cancelled"])

@@ -18,17 +18,17 @@ Json = dict[str, Any]
 INTRODUCTION = """\
 Register, log in, place an order, follow it.
 
-Ids are UUIDs, times are RFC 3339 in UTC, money is a JSON number that is exact to the cent. Unknown fields are refused
-by name. What is not yours does not exist for you: the answer is the same 404 as for an id that never was. Every error
-has the shape `Problem`; its `code` is for programs, its `error` is a sentence for a person.
+Ids are UUIDs. Times are RFC 3339 in UTC. Money is a JSON number that is exact to the cent. Unknown fields are rejected
+by name. Data of other users gets the same 404 as an unknown id. Every error has the shape `Problem`: its `code` is for
+programs, its `error` is a sentence for people.
 """
 
 HEADERS: dict[str, Json] = {
-    "X-Request-ID": {"description": "the id of this request, for logs and questions", "schema": {"type": "string"}},
-    "Location": {"description": "where the new resource is", "schema": {"type": "string", "format": "uri-reference"}},
+    "X-Request-ID": {"description": "the id of this request, as in the log", "schema": {"type": "string"}},
+    "Location": {"description": "the URL of the new resource", "schema": {"type": "string", "format": "uri-reference"}},
     "Link": {"description": 'the next page, `rel="next"`, while there is one', "schema": {"type": "string"}},
     "Cache-Control": {
-        "description": "`no-store`: nobody on the way may keep the answer; parts of the page may be kept for a while",
+        "description": "`no-store`; the parts of the page `/docs` may be cached",
         "schema": {"type": "string", "examples": ["no-store"]},
     },
     "X-Content-Type-Options": {
@@ -54,13 +54,13 @@ OF_STATUS = {401: ("WWW-Authenticate",), 429: ("Retry-After",), 503: ("Retry-Aft
 PARAMETERS = {
     "user_id": "the user's id",
     "order_id": "the order's id",
-    "asset": "the name of a part of the page",
-    "limit": "the most orders on a page",
-    "cursor": "`nextCursor` of the page before; it belongs to this user and this `status`",
+    "asset": "the name of a script or style sheet",
+    "limit": "the maximum number of orders on a page",
+    "cursor": "`nextCursor` of the previous page; valid only for the same user and the same `status`",
     "status": "only orders of this status",
-    "Idempotency-Key": "names the request, a UUID say: sent again with the same key, it places no second order",
+    "Idempotency-Key": "a unique name such as a UUID; a repeated request with the same key places no second order",
 }
-# An id that is none is no fault: it is answered like any other that is not there.
+# A malformed id gets the same 404 as an unknown one.
 PATH_PARAMETERS: dict[str, Json] = {
     "user_id": {"type": "string", "format": "uuid"},
     "order_id": {"type": "string", "format": "uuid"},

@@ -1,4 +1,4 @@
-"""The shapes of the API's answers, as pydantic models: for the description, and for tests that hold answers to it.
+"""The shapes of the API's responses, as pydantic models: for the OpenAPI document, and for tests of responses.
 
 `shop.api.responses` writes the answers themselves, from rows, without these on the way.
 """
@@ -19,14 +19,14 @@ Status = Annotated[str, WithJsonSchema({"type": "string", "enum": list(STATUSES)
 
 
 class Document(BaseModel):
-    """An answer: camelCase outside; it has the fields it names, and no others."""
+    """A response, in camelCase, with exactly the declared fields."""
 
     # Serving does without these models, so they are built when somebody looks at them.
     model_config = ConfigDict(alias_generator=to_camel, extra="forbid", defer_build=True)
 
 
 class User(Document):
-    """A user, as registered."""
+    """A user."""
 
     id: Id
     name: str = Field(examples=["Ada Lovelace"])
@@ -35,18 +35,18 @@ class User(Document):
 
 
 class Session(Document):
-    """A user who has logged in, with the token that says so."""
+    """A user who has logged in, with the token."""
 
     id: Id
     name: str = Field(examples=["Ada Lovelace"])
     email: str = Field(examples=["ada@example.com"])
-    token: str = Field(description="for the header Authorization, after the word Bearer")
+    token: str = Field(description="for the header `Authorization`, after `Bearer`")
     token_type: Literal["Bearer"]
     expires_in: int = Field(description="how long the token is valid, in seconds", examples=[3600])
 
 
 class Owner(Document):
-    """What an order shows of its owner."""
+    """The owner of an order."""
 
     id: Id
     name: str = Field(examples=["Ada Lovelace"])
@@ -54,7 +54,7 @@ class Owner(Document):
 
 
 class OrderedItem(Document):
-    """One position of an order."""
+    """One item of an order."""
 
     product_id: str = Field(examples=["tea-1"])
     name: str = Field(examples=["Tea"])
@@ -63,7 +63,7 @@ class OrderedItem(Document):
 
 
 class DeliveryAddress(Document):
-    """Where an order goes; parts that were not given are left out."""
+    """A shipping address. Parts that the client did not send are absent."""
 
     street: str = Field(examples=["1 Main St"])
     city: str = Field("", examples=["London"])
@@ -91,14 +91,14 @@ class OwnedOrder(Order):
 
 
 class OrderPage(Document):
-    """A page of a history, newest first."""
+    """A page of a user's orders, newest first."""
 
     orders: list[Order]
-    next_cursor: str | None = Field(description="for the parameter cursor of the next page; null on the last")
+    next_cursor: str | None = Field(description="the parameter `cursor` of the next page; null on the last page")
 
 
 class Description(BaseModel):
-    """The description of the API, as OpenAPI has it."""
+    """An OpenAPI document."""
 
     openapi: str
     info: dict[str, object]
@@ -107,24 +107,24 @@ class Description(BaseModel):
 
 
 class Health(Document):
-    """How the service is."""
+    """The state of the service."""
 
     status: str = Field(examples=["ready"])
 
 
 class Fault(Document):
-    """A fault of one field."""
+    """One invalid field."""
 
     field: str = Field(examples=["items[0].price"])
     error: str = Field(examples=["must be at least 0"])
 
 
 class Problem(Document):
-    """An error, of the one shape that all errors have (RFC 9457)."""
+    """An error (RFC 9457). All errors have this shape."""
 
     title: str = Field(examples=["Bad Request"])
     status: int = Field(examples=[400])
     code: str = Field(examples=["VALIDATION_ERROR"])
-    error: str = Field(description="one sentence for a person", examples=["items[0].price must be at least 0"])
-    errors: list[Fault] = Field([], description="the fields at fault, all of them")
-    request_id: str = Field(description="as in the header X-Request-ID")
+    error: str = Field(description="one sentence for people", examples=["items[0].price must be at least 0"])
+    errors: list[Fault] = Field([], description="all invalid fields")
+    request_id: str = Field(description="the id in the header `X-Request-ID`")

@@ -11,33 +11,32 @@ Json = dict[str, Any]
 HEAD = """\
 # The API, for client programmers
 
-Written from the description that the service answers at `/openapi.json`, by `shop openapi --markdown > docs/api.md`.
+Generated from the OpenAPI document at `/openapi.json` by `shop openapi --markdown > docs/api.md`.
 
 {introduction}
-## How to talk to it
+## Requests and responses
 
-- Send JSON with `Content-Type: application/json`; bodies are read up to 1 MiB. Numbers may be written in any way that
-  JSON has; `2`, `2.0` and `2e0` are one number.
-- Register, log in, and send the token as `Authorization: Bearer …`. When a 401 carries `error="invalid_token"`, log
-  in again.
-- Decide by `code`, not by the words of `error`. `errors` names every field at fault, so that a form can show them all
-  at once.
-- Quote `requestId` (it is in the header `X-Request-ID` as well) when you ask about an answer.
-- Every answer has `X-Request-ID`, `X-Content-Type-Options: nosniff` and `Cache-Control`, which is `no-store` but for
-  what `/docs` is made of.
+- Send JSON with `Content-Type: application/json`. A body may have up to 1 MiB. Numbers may have any JSON notation: `2`,
+  `2.0` and `2e0` are equal.
+- Register, log in, and send the token as `Authorization: Bearer …`. After a 401 with `error="invalid_token"`, log in
+  again.
+- Write programs against `code`, not against the words of `error`. `errors` names every invalid field, so that a form
+  can show all of them.
+- If you report a problem, quote `requestId`. The header `X-Request-ID` has it too.
+- Every response has `X-Request-ID`, `X-Content-Type-Options: nosniff` and `Cache-Control`. The latter is `no-store`,
+  except for the parts of `/docs`.
 
-## How to retry safely
+## Retries
 
-- `GET` and `HEAD` may always be sent again.
-- `POST /orders` may be sent again with the `Idempotency-Key` of the first attempt: whether that was lost on its way
-  here or on the way back, there is one order, and a replay says so with `Idempotent-Replayed: true`. Make a new key,
-  a UUID say, for each order that a person wants, and keep it until you have an answer. A key that comes with another
-  body is a 422, `IDEMPOTENCY_KEY_REUSED`.
-- `POST /users` sent again is a 409, `EMAIL_EXISTS`, when the first attempt had arrived: log in to find out.
-- `PATCH /orders/{{order_id}}` sent again is a 409, `INVALID_TRANSITION`, that says where the order is: when it is
-  where you wanted it, the first attempt had arrived.
-- 503 and 429 carry `Retry-After`, in seconds. Anything else in the 4xx will be answered the same until the request
-  changes.
+- `GET` and `HEAD` are always safe to repeat.
+- `POST /orders` is safe to repeat with the `Idempotency-Key` of the first attempt. There is one order, even if the
+  first attempt succeeded and its response was lost. The repeated response has `Idempotent-Replayed: true`. Generate a
+  new key (a UUID, for instance) for each order, and keep it until you have a response. The same key with another body
+  gets a 422 `IDEMPOTENCY_KEY_REUSED`.
+- A repeated `POST /users` gets a 409 `EMAIL_EXISTS` if the first attempt succeeded. Log in to find out.
+- A repeated `PATCH /orders/{{order_id}}` gets a 409 `INVALID_TRANSITION` that names the order's status. If it is the
+  status that you wanted, the first attempt succeeded.
+- A 503 and a 429 have `Retry-After`, in seconds. Any other 4xx stays the same until you change the request.
 
 ## Operations
 """
@@ -60,14 +59,14 @@ def _operation(method: str, path: str, operation: Json) -> Iterator[str]:
     yield from ("Needs a token." if operation["security"] else "Needs no token.", "")
     parameters = operation.get("parameters", [])
     if parameters:
-        yield from ("| parameter | in | what it may be | meaning |", "|---|---|---|---|")
+        yield from ("| parameter | in | type | meaning |", "|---|---|---|---|")
         for parameter in parameters:
             what = _type(parameter["schema"])
             yield f"| `{parameter['name']}` | {parameter['in']} | {what} | {parameter['description']} |"
         yield ""
     if "requestBody" in operation:
         yield from (f"Takes {_type(operation['requestBody']['content']['application/json']['schema'])}.", "")
-    yield from ("| status | answer | headers |", "|---|---|---|")
+    yield from ("| status | response | headers |", "|---|---|---|")
     for status, response in operation["responses"].items():
         schema = next(iter(response["content"].values())).get("schema", {})
         what = response["description"] if "allOf" in schema else f"{response['description']}: {_type(schema)}"
@@ -78,7 +77,7 @@ def _operation(method: str, path: str, operation: Json) -> Iterator[str]:
 
 def _schema(name: str, schema: Json) -> Iterator[str]:
     yield from (f"### {name}", "", " ".join(schema.get("description", "").split()), "")
-    yield from ("| field | | what it may be | example |", "|---|---|---|---|")
+    yield from ("| field | | type | example |", "|---|---|---|---|")
     for field, facts in schema["properties"].items():
         needed = "required" if field in schema.get("required", ()) else "optional"
         examples = facts.get("examples", [])

@@ -56,7 +56,7 @@ class Description:
 class Page:
     """``/docs``"""
 
-    @operation("readDocs", "Return a page that shows this description, and tries it out", success=PAGE, is_public=True)
+    @operation("readDocs", "Return a page that shows this document and sends requests", success=PAGE, is_public=True)
     def on_get(self, request: Request, response: falcon.Response) -> None:
         """Return the page."""
         response.set_header("Content-Security-Policy", POLICY)
