@@ -26,7 +26,7 @@ from tests.harness.live import Connection, LiveServer, free_port
 from tests.harness.order import order_options
 from tests.harness.parity import ClonedDatabase
 from tests.harness.postgres import clone, current_url, drop, point_at, run_database_url
-from tests.harness.results import SEED
+from tests.harness.results import PROGRAM, SEED
 from tests.harness.sandbox import Sandbox
 from tests.harness.tables import deletion
 
@@ -131,7 +131,7 @@ def _told(name: str) -> Iterator[None]:
         raise
     except Exception as error:
         if not any(note.startswith("rerun: ") for told in getattr(error, "__notes__", ()) for note in told.split("\n")):
-            words = filter(None, [f"{SEED}={run_seed()}", "scripts/test", order_options(), name])
+            words = filter(None, [f"{SEED}={run_seed()}", PROGRAM, order_options(), name])
             error.add_note(f"{last_exchange()}\nrerun: {' '.join(words)}")
         raise
 
@@ -270,7 +270,6 @@ class LiveServerTestCase(KitTestCase):
         cls.database_url = database.url
         cls.addClassCleanup(drop, database)
         cls.addClassCleanup(point_at, current_url())
-        cls.addClassCleanup(binding.database().close)
         point_at(cls.database_url)
         if cls._has_test_data():
             cls._make_test_data()

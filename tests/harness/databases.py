@@ -108,6 +108,19 @@ def without_secrets(message: str, text: str) -> str:
     return message
 
 
+def close_connections() -> None:
+    """Close the connections of the project's database object, also the idle ones of a pool."""
+    database = binding.database()
+    if not database.deferred:
+        (getattr(database, "close_all", None) or database.close)()
+
+
+def point_project_at(url: str) -> None:
+    """Have the project use the database at `url` from now on."""
+    close_connections()
+    binding.point_at(url)
+
+
 class RunDatabase(NamedTuple):
     """A database that this run has created."""
 
@@ -183,11 +196,10 @@ class Databases:
         name = f"{binding.NAME[:30]}_template_{hashlib.sha256(fingerprint.encode()).hexdigest()[:16]}"
         if not self._is_template(name):
             draft = self.create("draft")
-            binding.point_at(draft.url)
+            point_project_at(draft.url)
             binding.make_schema()
-            binding.database().close()
-            # A database with connections cannot become a template, and a pool keeps some.
-            binding.point_at(self._url)
+            # A database with connections cannot become a template.
+            point_project_at(self._url)
             self._publish(draft, name)
         return name
 

@@ -56,7 +56,22 @@ class Measurement:
         folder = Path(tempfile.mkdtemp(prefix=f"{binding.NAME}-coverage-"))
         atexit.register(shutil.rmtree, folder)
         self._data = folder / "data"
-        self._coverage = Coverage(config_file=str(ROOT / "pyproject.toml"), data_file=str(self._data))
+        settings = ROOT / "pyproject.toml"
+        if not settings.exists() or "[tool.coverage" not in settings.read_text("utf-8"):
+            # Measuring child processes needs a file.
+            settings = folder / "coveragerc"
+            settings.touch()
+        self._coverage = Coverage(
+            config_file=str(settings),
+            data_file=str(self._data),
+            data_suffix=True,
+            branch=True,
+            source=[binding.PACKAGE],
+        )
+        # Also in the workers, and in all that tests start.
+        self._coverage.set_option("run:parallel", True)
+        self._coverage.set_option("run:patch", ["subprocess", "fork", "_exit"])
+        self._coverage.set_option("run:disable_warnings", ["no-data-collected"])
         self._coverage.start()
 
     def end(self) -> CodeCoverage:

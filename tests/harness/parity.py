@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 from peewee import PostgresqlDatabase
 
+from tests.harness.databases import close_connections
 from tests.harness.postgres import clone, current_url, drop, point_at
 from tests.harness.tables import deletion, table_names
 
@@ -24,13 +25,13 @@ class ClonedDatabase:
     def enter(self) -> None:
         """Make the clone and point the database object at it."""
         self._outside = current_url()
-        self._database.close()
+        # A database with connections cannot be cloned.
+        close_connections()
         self._clone = clone("parity", self._source and self._source._clone)
         point_at(self._clone.url)
 
     def leave(self) -> None:
         """Point the database object back and drop the clone, whoever is connected to it."""
-        self._database.close()
         point_at(self._outside)
         drop(self._clone)
 

@@ -26,7 +26,15 @@ from typing import Any
 import psycopg2
 
 from tests import binding
-from tests.harness.databases import Databases, DatabaseUrl, Hidden, RunDatabase, UnreadableUrlError, without_secrets
+from tests.harness.databases import (
+    Databases,
+    DatabaseUrl,
+    Hidden,
+    RunDatabase,
+    UnreadableUrlError,
+    point_project_at,
+    without_secrets,
+)
 from tests.harness.measured import unmeasured
 
 URL, SERVER, IMAGE = (f"{binding.PREFIX}{name}" for name in ("DATABASE_URL", "SERVER", "IMAGE"))
@@ -77,7 +85,7 @@ def current_url() -> str:
 def point_at(url: str) -> None:
     """Have the project use the database at `url` from now on."""
     global _current  # noqa: PLW0603 - there is one database object in a process.
-    binding.point_at(url)
+    point_project_at(url)
     _current = url
 
 

@@ -2,12 +2,15 @@
 
 import sys
 import unittest
+from pathlib import Path
 from typing import Any
 
 from tests import binding
 from tests.harness.findings import findings
 
-PROGRAM = "scripts/test"
+ROOT = Path(__file__).resolve().parents[2]
+# How a person runs the tests. A project may have a script for it.
+PROGRAM = "scripts/test" if (ROOT / "scripts" / "test").exists() else "python -m tests.harness.runner"
 # The variable that has the seed of the factories.
 SEED = f"{binding.PREFIX}SEED"
 PASSED, FAILED, WRONG_OPTIONS, NO_TESTS, INTERRUPTED = 0, 1, 2, 5, 130

@@ -13,6 +13,8 @@ import sys
 import unittest
 from collections.abc import Callable, Sequence
 
+from tests.harness.results import PROGRAM
+
 everything = False  # the runner sets it for `--all`
 named: set[str] = set()  # packages that the command line names
 left_out: list[str] = []
@@ -38,4 +40,4 @@ def slow(package: str, path: Sequence[str]) -> LoadTests:
 
 def _say() -> None:
     packages = ", ".join(package.replace(".", "/") for package in left_out)
-    print(f"not run: {packages} (scripts/test --all runs everything)", file=sys.stderr)
+    print(f"not run: {packages} ({PROGRAM} --all runs everything)", file=sys.stderr)

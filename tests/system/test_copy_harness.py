@@ -1,0 +1,75 @@
+"""`scripts/copy-harness`: a service that is unlike the shop takes the kit home, and its tests run there."""
+
+import re
+import subprocess
+import tempfile
+import unittest
+from pathlib import Path
+
+from tests.harness.live import ROOT
+from tests.harness.postgres import server, setUpModule, tearDownModule  # noqa: F401
+
+EXAMPLE = ROOT / "tests" / "example"
+
+
+def copy_harness(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([ROOT / "scripts" / "copy-harness", *arguments], capture_output=True, text=True)
+
+
+class CopyTest(unittest.TestCase):
+    """What the script writes."""
+
+    def setUp(self):
+        self.folder = Path(self.enterContext(tempfile.TemporaryDirectory())) / "my-service"
+        self.folder.mkdir()
+
+    def test_a_new_project_gets_the_kit_a_template_of_its_binding_and_the_next_steps(self):
+        done = copy_harness(self.folder)
+        self.assertEqual((0, ""), (done.returncode, done.stderr))
+        self.assertEqual(5, len(re.findall(r"^\d\. ", done.stdout, re.M)))
+        binding = (self.folder / "tests" / "binding.py").read_text()
+        compile(binding, "binding.py", "exec")
+        self.assertIn('NAME = "my_service"', binding)
+        self.assertIn('PREFIX = "MY_SERVICE_TEST_"', binding)
+        self.assertTrue((self.folder / "tests" / "__init__.py").exists())
+        self.assertEqual([], list((self.folder / "tests" / "harness").rglob("__pycache__")))
+
+    def test_the_template_has_every_name_of_the_binding(self):
+        names = {name: Path(path).read_text() for name, path in self.bindings().items()}
+        public = {name: set(re.findall(r"^(?:def )?(\w+)(?: = |: set|\()", text, re.M)) for name, text in names.items()}
+        self.assertEqual(public["template"], public["project"])
+        self.assertEqual(public["template"], public["example"])
+
+    @staticmethod
+    def bindings() -> dict[str, Path]:
+        return {
+            "template": ROOT / "tests" / "harness" / "templates" / "binding.txt",
+            "project": ROOT / "tests" / "binding.py",
+            "example": EXAMPLE / "tests" / "binding.py",
+        }
+
+    def test_a_second_copy_replaces_the_kit_and_keeps_the_binding(self):
+        copy_harness(self.folder)
+        (self.folder / "tests" / "binding.py").write_text("mine")
+        (self.folder / "tests" / "harness" / "old.py").touch()
+        done = copy_harness(self.folder)
+        self.assertIn("is kept", done.stdout)
+        self.assertEqual("mine", (self.folder / "tests" / "binding.py").read_text())
+        self.assertFalse((self.folder / "tests" / "harness" / "old.py").exists())
+
+    def test_a_wrong_destination_is_refused_in_a_sentence(self):
+        for arguments, said in {
+            (): "usage: ",
+            ("--help",): "usage: ",
+            (self.folder / "missing",): "is no folder",
+            (ROOT,): "the project that the kit comes from",
+        }.items():
+            with self.subTest(said):
+                done = copy_harness(*arguments)
+                self.assertEqual((2, 1), (done.returncode, done.stderr.count("\n")))
+                self.assertIn(said, done.stderr)
+
+    def test_the_kit_names_every_package_that_it_needs(self):
+        needed = (ROOT / "tests" / "harness" / "requirements.txt").read_text().splitlines()[1:]
+        setup = (ROOT / "setup.py").read_text()
+        self.assertEqual([], [each for each in needed if f'"{each}"' not in setup])
