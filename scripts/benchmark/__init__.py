@@ -1,1 +1,1 @@
-"""Measures the service: `scripts/bench`. Figures for people, never assertions; docs/performance.md explains them."""
+"""Measures the service: `scripts/bench`. docs/performance.md explains the figures."""

@@ -1,4 +1,4 @@
-"""Measures the service under load: requests, time, CPU and memory, beside what limits them."""
+"""Measures the service under load: requests, latency, CPU and memory, beside their limits."""
 
 import argparse
 import json
@@ -9,40 +9,38 @@ from types import FrameType
 from typing import NoReturn
 
 from benchmark import load
-from benchmark.modes import chaos, operations, rolling, scale, soak, storm, threads, tricks
+from benchmark.modes import chaos, operations, rolling, scale, soak, storm
 from benchmark.plan import Plan, Report
 
-# Each takes the plan and returns what it has measured; another kind of measurement is another row here.
+# A new kind of measurement is a new row here.
 MODES: dict[str, tuple[Callable[[Plan], Report], str]] = {
-    "operations": (operations.measure, "each operation beside what limits it (what is done when nothing is said)"),
-    "baseline": (operations.measure_with_baseline, "the same, and the service without what makes it fast"),
-    "storm": (storm.measure, "reads during a storm of log-ins, beside reads without"),
-    "tricks": (tricks.measure, "the service beside itself without each of the things that make it fast"),
-    "threads": (threads.measure, "the service with 1, 2, 4, 8 and 16 threads in each worker"),
+    "operations": (operations.measure, "each operation beside its limits (the default)"),
+    "baseline": (operations.measure_with_baseline, "the same, and the service without its optimisations"),
+    "storm": (storm.measure, "reads during a storm of logins, beside reads without one"),
     "scale": (
         scale.measure,
-        "each operation with 10 000, 100 000, 1 000 000 and, where the disk allows, 10 000 000 orders",
+        "each operation with 10 000, 100 000, 1 000 000 and, if the disk has room, 10 000 000 orders",
     ),
-    "soak": (soak.measure, "memory over time, and the connections that are left at the end"),
+    "soak": (soak.measure, "memory over time, and open connections at the end"),
     "rolling": (rolling.measure, "instances that replace each other under load: no request may fail"),
     "chaos": (
         chaos.measure,
-        "kill -9 at random moments under load: no acknowledged order may be missing, or there twice",
+        "kill -9 at random moments under load: no acknowledged order may be lost or stored twice",
     ),
 }
-# They are asked for by their length.
+# Their option takes the length in seconds.
 LASTING = ("soak", "rolling", "chaos")
-# Their clients keep account of each order.
+# Their clients are our own, because they keep account of each order.
 WITHOUT_WRK = ("rolling", "chaos")
 
 
 def main() -> int:
     """Measure and print; return the exit status."""
     options = _parser().parse_args()
-    # However it is told to stop, everything that was started ends: the `with` blocks see to it.
+    # As after Ctrl-C, the `with` blocks then stop all servers.
     signal.signal(signal.SIGTERM, _interrupt)
     if options.suite:
-        # The harness of the tests takes a while to import.
+        # Only now: the test kit takes a while to import.
         from benchmark import suite  # noqa: PLC0415
 
         suite.measure(options.rounds or 15)
@@ -56,24 +54,20 @@ def main() -> int:
         rounds=options.rounds or (1 if options.quick else 3),
         orders=options.orders or (scale.SIZES[-1] if mode == "scale" else 1_000_000),
         length=next((getattr(options, name) for name in LASTING if getattr(options, name)), 0),
-        threads=options.threads or (),
     )
     report = MODES[mode][0](plan)
     print(json.dumps(report._asdict(), indent=2) if options.json else report.text())
-    return 0 if report.held else 1
+    return 0 if report.passed else 1
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="scripts/bench", description=(__doc__ or "").splitlines()[0])
     kinds = parser.add_mutually_exclusive_group()
-    for name in ("baseline", "tricks", "storm", "scale"):
+    for name in ("baseline", "storm", "scale"):
         kinds.add_argument(f"--{name}", action="store_true", help=MODES[name][1])
-    kinds.add_argument(
-        "--threads", type=_numbers, metavar="N,N…", help=f"{MODES['threads'][1]}, or as many as are named"
-    )
     for name in LASTING:
         kinds.add_argument(f"--{name}", type=int, metavar="SECONDS", help=MODES[name][1])
-    kinds.add_argument("--suite", action="store_true", help="what the tests are built on: a sandbox, a clone, a row")
+    kinds.add_argument("--suite", action="store_true", help="the costs of the test kit: a sandbox, a clone, a row")
     parser.add_argument("--quick", action="store_true", help="one short round: about a minute")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     parser.add_argument("--seconds", type=int, metavar="N", help="length of one measurement (5; --quick: 2)")
@@ -82,10 +76,6 @@ def _parser() -> argparse.ArgumentParser:
         "--orders", type=int, metavar="N", help="orders in the database (1000000), at most (--scale: 10000000)"
     )
     return parser
-
-
-def _numbers(text: str) -> tuple[int, ...]:
-    return tuple(int(number) for number in text.split(","))
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:

@@ -1,8 +1,8 @@
-"""The least that an answer costs here: a Falcon responder that does nothing, on the service's own server settings.
+"""A Falcon responder that does nothing, with the server settings of the service: the minimal cost of a response.
 
     python -m benchmark.bare PORT
 
-Any path is answered with the number of bytes that an order has; a body is read, and dropped.
+Each response is as long as an order. Request bodies are read and dropped.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""Load from wrk: a Lua script with the requests, and what wrk measured."""
+"""Load from wrk: a Lua script with the requests, and the result."""
 
 import json
 import shutil
@@ -13,7 +13,7 @@ CONNECTIONS = 32
 THREADS = 2
 MISSING = "wrk is not installed; on Debian and Ubuntu: apt install wrk"
 
-# Requests are formatted once; each thread of wrk goes through all of them, from a place of its own.
+# Requests are formatted once. Each thread of wrk sends all of them, from its own starting point.
 _SCRIPT = """\
 local sent = {{}}
 local texts = {{ {texts} }}
@@ -32,7 +32,7 @@ end
 end
 """
 
-# A client that is told to come back later does so: after a 503 it waits the second that Retry-After names.
+# After a 503, a patient client waits for the second that Retry-After names.
 _PATIENCE = """\
 local refused = false
 function response(status, _, _) refused = status == 503 end
@@ -41,14 +41,14 @@ function delay() return refused and 1000 or 0 end
 
 
 class Measured(NamedTuple):
-    """What a load has measured.
+    """The result of a load.
 
     Attributes:
-        requests: Answers that came.
-        seconds: How long it lasted.
+        requests: The number of responses.
+        seconds: The length of the load.
         p50, p99: Percentiles of the latency, in milliseconds.
-        refused: Answers with a status of 400 or more.
-        broken: Connections that failed, and answers that did not come in two seconds.
+        refused: Responses with a status of 400 or more.
+        broken: Connections that failed, and requests without a response within two seconds.
     """
 
     requests: int
@@ -60,12 +60,12 @@ class Measured(NamedTuple):
 
     @property
     def rate(self) -> float:
-        """Answers a second."""
+        """Responses per second."""
         return self.requests / self.seconds
 
     @property
     def errors(self) -> int:
-        """All that went wrong."""
+        """Refused and broken requests."""
         return self.refused + self.broken
 
 
@@ -74,10 +74,10 @@ class Load:
 
     Args:
         url: The server's address.
-        requests: Sent one after the other, again and again.
-        place: Folder for the script.
-        name: Of the script, without its ending.
-        patient: Whether it heeds Retry-After.
+        requests: The requests, sent one after the other in a loop.
+        place: The folder for the script.
+        name: The name of the script, without its extension.
+        patient: Whether clients obey Retry-After.
     """
 
     def __init__(self, url: str, requests: Sequence[Request], place: Path, name: str, *, patient: bool = False) -> None:
@@ -88,7 +88,7 @@ class Load:
         self._script.write_text(_SCRIPT.format(texts=texts, patience=_PATIENCE if patient else ""))
 
     def start(self, seconds: float, connections: int = CONNECTIONS) -> "subprocess.Popen[str]":
-        """Begin to send; the result goes to `finish`."""
+        """Start to send, and return the process for `finish`."""
         threads = min(THREADS, connections)
         command = [
             "wrk",
@@ -103,7 +103,7 @@ class Load:
 
     @staticmethod
     def finish(process: "subprocess.Popen[str]") -> Measured:
-        """Wait for a load to end and return what it measured."""
+        """Wait for the end of a load and return its result."""
         try:
             output, _ = process.communicate()
         except BaseException:
@@ -123,20 +123,20 @@ class Load:
         )
 
     def run(self, seconds: float, connections: int = CONNECTIONS) -> Measured:
-        """Send for so many seconds."""
+        """Send for some seconds, and return the result."""
         return self.finish(self.start(seconds, connections))
 
 
 def is_installed() -> bool:
-    """Tell whether there is a wrk."""
+    """Tell whether wrk is installed."""
     return shutil.which("wrk") is not None
 
 
 def _quoted(request: Request, host: str) -> str:
-    """Return the text of a request as a string of Lua."""
+    """Return the text of a request as a Lua string."""
     headers = {"Host": host} | request.headers
     if request.body is not None:
         headers["Content-Length"] = str(len(request.body.encode()))
     head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-    # A string of JSON in ASCII, without \u, is one of Lua too.
+    # An ASCII string in JSON is also a string in Lua, if it has no \u.
     return json.dumps(f"{request.method} {request.path} HTTP/1.1\r\n{head}\r\n{request.body or ''}")

@@ -1,4 +1,4 @@
-"""The operations that are measured: the requests that a client sends, and the statement behind them."""
+"""The measured operations: their requests, and their SQL statements."""
 
 import json
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from shop.domain import accounts, orders
 from shop.security.tokens import Actor, Tokens
 from shop.storage.statements import Statement
 
-# Load is spread over this many users, all over the table; fewer than the tokens that a worker remembers.
+# The load uses this many users from all parts of the table; a worker can remember more tokens than that.
 SPREAD = 2000
 
 
@@ -26,11 +26,11 @@ class Operation(NamedTuple):
     """An operation of the service.
 
     Attributes:
-        name: Method and path.
-        request: Returns the request of a user, of `users` in all, with the token.
-        script: The statement behind it as a script of pgbench, with `{users}` and `{step}` to fill in; None where
-            the database is not what the operation costs.
-        status: The status of its answer.
+        name: Its method and path.
+        request: Returns the request of a user, given the user, the number of users and the token.
+        script: Its statement as a script for pgbench, with `{users}` and `{step}` to fill in; None if the database is
+            not the main cost of the operation.
+        status: The status of its response.
     """
 
     name: str
@@ -68,7 +68,7 @@ def _log_in(user: int, _users: int, _token: str) -> Request:
 
 
 def _script(statement: Statement, **expressions: str) -> str:
-    """Return a statement as a script of pgbench: the same SQL, with an SQL expression in each slot."""
+    """Return a statement as a script for pgbench: the same SQL, with an SQL expression in each slot."""
     sql = statement.sql
     for slot in statement._values:
         sql = sql.replace("%s", expressions[str(slot)], 1)

@@ -1,4 +1,4 @@
-"""What a measurement is told, and what it returns."""
+"""The arguments of a measurement, and its result."""
 
 import statistics
 import sys
@@ -7,42 +7,40 @@ from typing import Any, NamedTuple
 
 
 class Plan(NamedTuple):
-    """What to measure.
+    """The arguments of a measurement.
 
     Attributes:
-        seconds: Length of one measurement.
-        rounds: How often each is made. Rounds alternate, so that a machine that slows down slows all of them.
-        orders: How many orders the database has at first.
-        length: Length of what is asked for by its length (a soak, chaos, rolling restarts), in seconds.
-        threads: Numbers of threads to compare; none for the usual ones.
+        seconds: The length of one measurement.
+        rounds: How often each is repeated. Rounds alternate, so that a machine that slows down slows all of them.
+        orders: The number of orders in the database at the start.
+        length: The length of a soak, of chaos, or of rolling restarts, in seconds.
     """
 
     seconds: float
     rounds: int
     orders: int
     length: int
-    threads: tuple[int, ...]
 
 
 class Report(NamedTuple):
-    """What was measured.
+    """The result of a measurement.
 
     Attributes:
-        about: What the figures hold for.
-        columns: Names of the columns.
-        lines: The figures: the first of a line is its name.
-        notes: Sentences below.
-        held: Whether what was promised held; False makes the exit status 1.
+        about: The conditions: date, machine, database, load.
+        columns: The names of the columns.
+        lines: The figures; each line starts with its name.
+        notes: Sentences below the table.
+        passed: Whether the service kept its promises; False makes the exit status 1.
     """
 
     about: dict[str, str]
     columns: Sequence[str]
     lines: Sequence[Sequence[Any]]
     notes: Sequence[str] = ()
-    held: bool = True
+    passed: bool = True
 
     def text(self) -> str:
-        """Return it for a person."""
+        """Return the report as a table."""
         cells = [[str(cell) for cell in line] for line in (self.columns, *self.lines)]
         widths = [max(len(line[number]) for line in cells) for number in range(len(self.columns))]
         table = [
@@ -57,7 +55,7 @@ class Report(NamedTuple):
 
 
 def say(sentence: str) -> None:
-    """Tell the person who waits what is being done."""
+    """Print what the benchmark is doing."""
     print(f"bench: {sentence}", file=sys.stderr, flush=True)
 
 
@@ -67,5 +65,5 @@ def median(values: Iterable[float]) -> float:
 
 
 def figure(value: float) -> float | int:
-    """Round to what a figure of this size can claim."""
+    """Round to two or three significant digits."""
     return round(value) if value >= 100 else round(value, 1 if value >= 10 else 2)

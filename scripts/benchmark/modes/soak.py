@@ -1,4 +1,4 @@
-"""Memory over time under a mixed load, and the connections that are left when it ends."""
+"""Memory over time under a mixed load, and the open connections at the end."""
 
 import statistics
 import time
@@ -6,29 +6,27 @@ import time
 from benchmark.load import CONNECTIONS, Measured
 from benchmark.operations import GET_USER, LOG_IN, PLACE_ORDER, READS, Operation
 from benchmark.plan import Plan, Report, figure, say
-from benchmark.rig import Rig, target_of
-from shop.settings import Settings
+from benchmark.rig import Rig, default, target_of
 from tests.support.live import LiveShop
 
-# Reads, writes and log-ins share the connections in this way.
+# How many connections each operation uses.
 MIX = ((GET_USER, 8), (READS[1], 8), (READS[2], 4), (PLACE_ORDER, CONNECTIONS - 22), (LOG_IN, 2))
 SAMPLES = 60
-DEFAULTS = Settings.model_fields
-# When, in seconds from the start; the memory of the workers, in megabytes; the connections to the database.
-Sighting = tuple[float, float, int]
+# Seconds from the start, memory of the workers in megabytes, connections to the database.
+Sample = tuple[float, float, int]
 COLUMNS = ("seconds", "workers MB", "database connections")
 
 
 def measure(plan: Plan) -> Report:
-    """Send a mixed load for `plan.length` seconds, and look at the workers meanwhile."""
+    """Send a mixed load for `plan.length` seconds, and sample memory and connections."""
     say("making the rows")
     with Rig(plan.orders) as rig:
-        # A service of its own, so that the database is still there to be asked when it has stopped.
+        # A second instance, so that the database still runs after the instance has stopped.
         with rig.another() as shop:
             seen, measured = _soak(rig, shop, plan.length)
             at_the_end, about = rig.connections(), rig.about()
         left = rig.connections()
-    limit = DEFAULTS["workers"].default * DEFAULTS["threads"].default
+    limit = default("workers") * default("database_connections")
     return Report(
         about,
         COLUMNS,
@@ -44,13 +42,13 @@ def measure(plan: Plan) -> Report:
     )
 
 
-def _soak(rig: Rig, shop: LiveShop, seconds: int) -> tuple[list[Sighting], list[tuple[Operation, Measured]]]:
-    """Send the load; return what was seen meanwhile, and what each operation did."""
+def _soak(rig: Rig, shop: LiveShop, seconds: int) -> tuple[list[Sample], list[tuple[Operation, Measured]]]:
+    """Send the load; return the samples, and the result of each operation."""
     loads = [(rig.load(operation, target_of(shop)), operation, connections) for operation, connections in MIX]
     say(f"soaking for {seconds} seconds")
     started = time.monotonic()
     running = [(load, operation, load.start(seconds, connections)) for load, operation, connections in loads]
-    seen: list[Sighting] = []
+    seen: list[Sample] = []
     try:
         while running[0][2].poll() is None:
             seen.append((time.monotonic() - started, rig.memory(shop), rig.connections()))
@@ -60,8 +58,8 @@ def _soak(rig: Rig, shop: LiveShop, seconds: int) -> tuple[list[Sighting], list[
     return seen, measured
 
 
-def _slope(seen: list[Sighting]) -> str:
-    """Say how fast memory grows once the service is warm: over the second half."""
+def _slope(seen: list[Sample]) -> str:
+    """Return a sentence about the growth of memory in the second half, when the service is warm."""
     half = seen[len(seen) // 2 :]
     if len(half) < 2:
         return "memory: too short for a slope."

@@ -1,7 +1,6 @@
-"""Reads during a storm of log-ins, beside reads without one: what it costs those who are logged in already.
+"""Reads during many simultaneous logins, beside reads without: what the logins cost users who are logged in already.
 
-There are two storms. In the first everybody logs in at once, and who is told to come back in a second does; the second
-is a flood that heeds nothing, from as many connections as read.
+In a storm, clients obey `Retry-After`. In a flood, they ignore it and send from as many connections as the readers.
 """
 
 from typing import NamedTuple
@@ -11,23 +10,23 @@ from benchmark.operations import GET_USER, LOG_IN
 from benchmark.plan import Plan, Report, figure, median, say
 from benchmark.rig import Rig
 
-COLUMNS = ("reads", "req/s", "p50 ms", "p99 ms", "errors", "of the rate", "log-ins/s", "refused/s")
+COLUMNS = ("reads", "req/s", "p50 ms", "p99 ms", "errors", "of the rate", "logins/s", "refused/s")
 
 
 class Round(NamedTuple):
-    """Reads, and the log-ins that went on meanwhile."""
+    """Reads, and the logins at the same time."""
 
     reads: Measured
     logins: Measured | None
 
 
 def measure(plan: Plan) -> Report:
-    """Measure reads alone and in each storm, in turns."""
+    """Measure reads alone, in a storm and in a flood, in turns."""
     say("making the rows")
     with Rig(plan.orders) as rig:
         reads = rig.load(GET_USER)
         storms = {
-            "without log-ins": None,
+            "without logins": None,
             "in a storm": rig.load(LOG_IN, patient=True),
             "in a flood": rig.load(LOG_IN),
         }
@@ -39,10 +38,10 @@ def measure(plan: Plan) -> Report:
                 say(f"round {number + 1} of {plan.rounds}: {name}")
                 found[name].append(_round(reads, storm, plan.seconds))
         after, about = rig.memory(), rig.about()
-    alone = found["without log-ins"]
+    alone = found["without logins"]
     notes = [
-        f"{GET_USER.name} on {CONNECTIONS} connections, log-ins on as many more. In the storm who is refused waits a",
-        "second, as the answer says; in the flood nobody does. of the rate: of what the reads do without log-ins.",
+        f"{GET_USER.name} on {CONNECTIONS} connections, logins on as many more. After a 503, clients in the storm wait",
+        "for a second, clients in the flood do not. of the rate: share of the rate without logins.",
         f"memory of the workers: {before:.0f} MB before, {after:.0f} MB after.",
     ]
     return Report(about, COLUMNS, [_line(name, rounds, alone) for name, rounds in found.items()], notes)
