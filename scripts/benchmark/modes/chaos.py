@@ -1,7 +1,7 @@
 """Kills processes at random moments under load. Afterwards each acknowledged order must be stored exactly once."""
 
 import random
-import shutil
+import secrets
 import signal
 import statistics
 import threading
@@ -9,12 +9,10 @@ import time
 from bisect import bisect
 from collections import defaultdict
 from itertools import pairwise
-from pathlib import Path
 
 from benchmark.plan import Plan, Report, figure, say
-from shop.embedded.server import EmbeddedPostgres
-from tests.harness.live import free_port, still_running, temporary_directory, until
-from tests.support.faults import Load, orders_by_key
+from tests.harness.live import free_port, still_running, until
+from tests.support.faults import FaultyDatabase, Load, orders_by_key
 from tests.support.live import LiveShop
 
 CLIENTS = 4
@@ -26,35 +24,38 @@ COLUMNS = ("killed with SIGKILL", "times", "median ms without an order", "most m
 
 
 class Chaos:
-    """A service on one data directory and one port, restarted whenever it has ended.
+    """A service on one database and one port, restarted whenever it has ended.
 
     Args:
-        home: The data directory.
+        database: The database. It is restarted, too.
 
     Attributes:
         shop: The running service.
     """
 
-    def __init__(self, home: Path) -> None:
-        self._home = home
+    def __init__(self, database: FaultyDatabase) -> None:
+        self._database = database
         self._port = free_port()
+        self._settings = {"SHOP_DATABASE_URL": database.url, "SHOP_SECRET_KEY": secrets.token_urlsafe(48)}
         self.shop = self._started()
 
     def _started(self) -> LiveShop:
-        return LiveShop(self._home, port=self._port).start()
+        return LiveShop(port=self._port, environment=self._settings).start()
 
     def strike(self, victim: str) -> None:
-        """Kill a victim, and start the service again if nothing else will."""
+        """Kill a victim, and start again what nothing else will."""
         if victim == "a worker":
             random.choice(self.shop.workers()).kill()
-        elif victim == "the database":
-            self.shop.databases()[0].kill()
-        elif victim == "everything":
-            self.shop.kill_everything()
-        else:
+        elif victim == "the server":
             family = self.shop.family()
             self.shop.terminate(signal.SIGKILL)
-            until(lambda: not still_running(family), "workers and database have ended without their server")
+            until(lambda: not still_running(family), "the workers have ended without their server")
+        elif victim == "everything":
+            self._database.main_process.kill()
+            self.shop.kill_everything()
+        if victim in ("the database", "everything"):
+            self._database.kill()
+            self._database.start()
         self.bring_back()
 
     def bring_back(self) -> None:
@@ -66,12 +67,11 @@ class Chaos:
 
 def measure(plan: Plan) -> Report:
     """Kill for `plan.length` seconds, then count."""
-    place = temporary_directory("shop-chaos-")
     pause = threading.Event()
     strikes: list[tuple[str, float]] = []
     say(f"killing for {plan.length} seconds")
-    try:
-        chaos = Chaos(place / "home")
+    with FaultyDatabase() as database:
+        chaos = Chaos(database)
         try:
             with Load(lambda: chaos.shop.url, clients=CLIENTS, pause=PAUSE) as load:
                 end = time.monotonic() + plan.length
@@ -84,20 +84,11 @@ def measure(plan: Plan) -> Report:
                 load.until_served(CLIENTS)
         finally:
             chaos.shop.close()
-        stored = _stored(place / "home")
-    finally:
-        shutil.rmtree(place)
+        # It recovers once more, without the service.
+        database.stop()
+        database.start()
+        stored = orders_by_key(database.url)
     return _report(plan, load, strikes, stored)
-
-
-def _stored(home: Path) -> dict[str, int]:
-    """Return the number of orders of each key, after the database has recovered."""
-    embedded = EmbeddedPostgres(home)
-    embedded.start()
-    try:
-        return orders_by_key(embedded.url)
-    finally:
-        embedded.stop()
 
 
 def _report(plan: Plan, load: Load, strikes: list[tuple[str, float]], stored: dict[str, int]) -> Report:
