@@ -21,7 +21,6 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from tests.harness import report_pages, runner
-from tests.harness.order import classname
 from tests.harness.report_facts import OUTCOMES, Test, gather
 from tests.harness.results import WRONG_OPTIONS, Result, say
 
@@ -86,42 +85,23 @@ class Recorder(Result):
 
 
 class _Progress:
-    """A bar on a terminal. Elsewhere, a line for each class of tests."""
+    """A bar on a terminal. Elsewhere, a line for each twentieth of the tests."""
 
     def __init__(self, expected: int) -> None:
         console = Console(stderr=True)
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        self._bar = Progress(*columns, console=console, transient=True) if console.is_terminal else None
-        self._task = self._bar and self._bar.add_task("starting", total=expected)
-        self._expected = expected
-        self._done, self._failed, self._class = 0, 0, ""
-
-    def start(self) -> None:
-        if self._bar:
-            self._bar.start()
-
-    def stop(self) -> None:
-        if self._bar:
-            self._bar.stop()
-        else:
-            self._say_class()
+        self._bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+        self._task = self._bar.add_task("starting", total=expected)
+        self._expected, self._done, self._failed = expected, 0, 0
+        self.start, self.stop = self._bar.start, self._bar.stop
 
     def advance(self, test: unittest.TestCase, *, failed: bool) -> None:
         self._done += 1
         self._failed += failed
-        if self._bar:
-            self._bar.update(self._task, advance=1, description=f"{type(test).__name__}{self._failing}")
-        elif classname(test) != self._class:
-            self._say_class()
-            self._class = classname(test)
-
-    @property
-    def _failing(self) -> str:
-        return f", {self._failed} failed" if self._failed else ""
-
-    def _say_class(self) -> None:
-        if self._class:
-            say(f"{self._done:5} of {self._expected} tests{self._failing}  {self._class}")
+        words = f"{type(test).__name__}, {self._failed} failed" if self._failed else type(test).__name__
+        self._bar.update(self._task, advance=1, description=words)
+        if self._bar.disable and self._done % max(1, self._expected // 20) == 0:
+            say(f"{self._done:5} of {self._expected} tests  {words}")
 
 
 def write(facts: Mapping[str, Any], folder: Path) -> None:

@@ -111,7 +111,7 @@ class CommandTest(unittest.TestCase):
         self.assertEqual(("2 passed, 4 failed, 1 skipped\n", 1), (self.ended.stdout, self.ended.returncode))
 
     def test_progress_is_plain_lines_without_a_terminal(self):
-        self.assertRegex(self.ended.stderr, r"(?m)^ +6 of 7 tests, 3 failed  test_mixed.MixedTest$")
+        self.assertRegex(self.ended.stderr, r"(?m)^ +6 of 7 tests  MixedTest, 3 failed$")
         self.assertNotIn("\x1b", self.ended.stderr)
 
     def test_each_test_has_a_sentence_a_verdict_and_the_reason(self):

@@ -5,7 +5,8 @@ import os
 import shutil
 import tempfile
 import unittest
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 from selenium import webdriver
@@ -32,6 +33,44 @@ ARGUMENTS = (
 )
 
 
+def find_programs() -> tuple[str, str]:
+    """Return the paths of Chromium and of its driver.
+
+    Raises:
+        FileNotFoundError: One of them is missing.
+    """
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    driver = shutil.which("chromedriver")
+    if not (chromium and driver):
+        raise FileNotFoundError("chromium and chromedriver are not on PATH; on Debian: apt install chromium-driver")
+    return chromium, driver
+
+
+@contextmanager
+def open_browser() -> Iterator[webdriver.Chrome]:
+    """Start a browser with an empty profile for the duration of the block."""
+    chromium, driver = find_programs()
+    with tempfile.TemporaryDirectory(prefix="test-chromium-", ignore_cleanup_errors=True) as profile:
+        options = webdriver.ChromeOptions()
+        options.binary_location = chromium
+        for argument in (*ARGUMENTS, f"--user-data-dir={profile}"):
+            options.add_argument(argument)
+        options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+        browser = webdriver.Chrome(options, webdriver.ChromeService(driver))
+        try:
+            yield browser
+        finally:
+            browser.quit()
+
+
+def set_screen(browser: webdriver.Chrome, width: int, height: int = 1600, scheme: str = "light") -> None:
+    """Set the size of the screen in pixels, and the color scheme (``light`` or ``dark``)."""
+    screen = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
+    features = [{"name": "prefers-color-scheme", "value": scheme}]
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+
+
 class BrowserTestCase(unittest.TestCase):
     """Tests of pages.
 
@@ -43,23 +82,14 @@ class BrowserTestCase(unittest.TestCase):
 
     @classmethod
     def setUpClass(cls) -> None:
-        driver = shutil.which("chromedriver")
-        chromium = shutil.which("chromium") or shutil.which("google-chrome")
-        if not (driver and chromium):
-            missing = "there is no chromium with chromedriver on PATH; on Debian: apt install chromium-driver"
+        try:
+            find_programs()
+        except FileNotFoundError as error:
             # CI installs them, so it never skips these tests.
-            raise AssertionError(missing) if os.environ.get("CI") else unittest.SkipTest(missing)
+            failure = AssertionError if os.environ.get("CI") else unittest.SkipTest
+            raise failure(str(error)) from None
         super().setUpClass()
-        profile = cls.enterClassContext(
-            tempfile.TemporaryDirectory(prefix="test-chromium-", ignore_cleanup_errors=True)
-        )
-        options = webdriver.ChromeOptions()
-        options.binary_location = chromium
-        for argument in (*ARGUMENTS, f"--user-data-dir={profile}"):
-            options.add_argument(argument)
-        options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-        cls.browser = webdriver.Chrome(options, webdriver.ChromeService(driver))
-        cls.addClassCleanup(cls.browser.quit)
+        cls.browser = cls.enterClassContext(open_browser())
 
     def all(self, selector: str) -> list[WebElement]:
         """Return the elements of the page that match a CSS selector."""
@@ -87,10 +117,3 @@ class BrowserTestCase(unittest.TestCase):
             for message in messages
             if message["method"] == "Network.requestWillBeSent"
         ]
-
-    def show_at(self, width: int, scheme: str = "light", height: int = 1600) -> None:
-        """Set the size of the screen in pixels, and the color scheme (``light`` or ``dark``)."""
-        screen = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
-        self.browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
-        features = [{"name": "prefers-color-scheme", "value": scheme}]
-        self.browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})

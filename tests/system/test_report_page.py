@@ -10,7 +10,7 @@ from tests.harness.gates import File
 from tests.harness.report_facts import Test
 from tests.selftest.test_report import facts_of
 from tests.support.access import policy
-from tests.support.browser import BrowserTestCase
+from tests.support.browser import BrowserTestCase, set_screen
 
 PHONE, SCREEN = 390, 1280
 NAME = "tests.integration.test_orders.ReadingTest.test_an_order_of_another_user_is_not_found_whatever_its_status_is"
@@ -57,7 +57,7 @@ class ReportPageTest(BrowserTestCase):
 
     def open(self, run: str, width: int, scheme: str = "light") -> str:
         """Open the page of a run, and return its address."""
-        self.show_at(width, scheme)
+        set_screen(self.browser, width, scheme=scheme)
         address = (self.folder / f"{run}.html").as_uri()
         self.browser.get(address)
         return address
