@@ -234,7 +234,10 @@ class ShippingAddress(Part):
 class NewOrder(Part):
     """A new order. Its total is the sum of price times quantity, and at most 99999999.99."""
 
-    user_id: UserId = Field(examples=["01994f8e-54a2-7b30-a4c8-4c6b1d0e7f21"])
+    user_id: UserId = Field(
+        description="your own id, as registration and login return it",
+        examples=["01994f8e-54a2-7b30-a4c8-4c6b1d0e7f21"],
+    )
     items: Annotated[list[OrderItem], Field(min_length=1, max_length=100)]
     shipping_address: ShippingAddress
 

@@ -88,6 +88,39 @@ class DescriptionTest(ApiTestCase):
                         document = exactjson.loads(json.dumps(valid | {name: text}).encode())
                         self.assertEqual(is_valid(schema, document), validator.is_valid(text))
 
+    def test_the_api_accepts_its_own_examples(self):
+        user_id = self.client.post("/users", self.example("Registration")).json["id"]
+        session = self.client.post("/users/login", self.example("Login"), status=200).json
+        self.assertEqual(user_id, session["id"])
+        known = {"Authorization": f"Bearer {session['token']}"}
+        # The id of the user is the one thing that an example cannot know.
+        order = self.client.post("/orders", self.example("NewOrder") | {"userId": user_id}, **known).json
+        change = exactjson.dumps(self.example("StatusChange"))
+        self.client.request("PATCH", f"/orders/{order['id']}", change, status=200, **known)
+        tried = {"Registration", "Login", "NewOrder", "StatusChange"}
+        self.assertEqual(
+            {operation.declared.body.__name__ for operation in operations() if operation.declared.body}, tried
+        )
+
+    def test_every_example_is_valid_where_it_stands(self):
+        for name, schema in self.described["components"]["schemas"].items():
+            for field, described in schema["properties"].items():
+                for value in described.get("examples", []):
+                    with self.subTest(f"{name}.{field}"):
+                        self.assertEqual([], list(Draft202012Validator(described).iter_errors(value)))
+
+    def example(self, name):
+        """Return the document that the examples of a schema make, with all optional fields."""
+        document = {}
+        for field, described in self.described["components"]["schemas"][name]["properties"].items():
+            reference = described.get("$ref") or described.get("items", {}).get("$ref")
+            if reference:
+                inner = self.example(reference.rpartition("/")[2])
+                document[field] = [inner] if "items" in described else inner
+            else:
+                document[field] = described["examples"][0]
+        return document
+
     def test_operations_are_listed_by_subject(self):
         listed: dict[str, list[str]] = {tag["name"]: [] for tag in self.described["tags"]}
         for methods in self.described["paths"].values():

@@ -1,6 +1,7 @@
 """The page at ``/docs`` in a real Chromium, served by the real command."""
 
 import json
+from collections.abc import Callable
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
@@ -36,17 +37,29 @@ class DocsPageTest(BrowserTestCase, LiveServerTestCase):
         self.browser.execute_cdp_cmd("Input.insertText", {"text": text})
         self.wait_for(f"{selector} holds what was put there", lambda: field.get_property("value") == text)
 
-    def try_out(self, operation: str, body: object) -> tuple[int, Any]:
-        """Open an operation, send `body` as a person would, and return status and body that the page shows."""
+    def try_out(self, operation: str, change: Callable[[Any], Any] | None = None) -> tuple[int, Any]:
+        """Open an operation and send its example as a person would; return status and body that the page shows.
+
+        Args:
+            operation: Its id.
+            change: Returns the body to send for the example; None sends the example.
+        """
         block = f"[id$='-{operation}']"
         self.one(f"{block} .opblock-summary-control").click()
-        # The page puts an example there first.
-        self.wait_for("there is an example", lambda: self.one(f"{block} textarea").get_property("value"))
-        self.fill(f"{block} textarea", json.dumps(body))
+        example = self.wait_for("there is an example", lambda: self.one(f"{block} textarea").get_property("value"))
+        if change:
+            self.fill(f"{block} textarea", json.dumps(change(json.loads(example))))
         self.one(f"{block} .execute").click()
         answer = f"{block} .live-responses-table .response"
         status = self.one(f"{answer} .response-col_status").text.split()[0]
         return int(status), json.loads(self.one(f"{answer} .response-col_description .highlight-code code").text)
+
+    def authorize(self, token: str) -> None:
+        """Have the page send a token from now on."""
+        self.one(".auth-wrapper > .authorize").click()
+        self.fill(".auth-container input", token)
+        self.one(".auth-btn-wrapper .authorize").click()
+        self.one(".auth-btn-wrapper .btn-done").click()
 
     def test_it_lists_every_operation_with_its_summary(self):
         listed = {
@@ -60,24 +73,31 @@ class DocsPageTest(BrowserTestCase, LiveServerTestCase):
             ["users", "orders", "service"], [e.get_attribute("data-tag") for e in self.all(".opblock-tag")]
         )
 
+    def test_the_examples_of_the_page_are_accepted_as_they_stand(self):
+        registered = self.try_out("registerUser")
+        self.assertEqual((201, "Ada Lovelace"), (registered[0], registered[1]["name"]))
+        status, session = self.try_out("logIn")
+        self.assertEqual((200, registered[1]["id"]), (status, session["id"]))
+        self.authorize(session["token"])
+        # Only the user's id is everybody's own.
+        status, order = self.try_out("placeOrder", lambda example: example | {"userId": session["id"]})
+        self.assertEqual((201, 59.98), (status, order["total"]))
+
     def test_trying_out_logs_in_and_places_an_order(self):
         person = UserFactory.body(email="page@example.com")
         user_id = self.connection.post("/users", person).json["id"]
 
-        status, session = self.try_out("logIn", {"email": person["email"], "password": person["password"]})
+        status, session = self.try_out("logIn", lambda _: {"email": person["email"], "password": person["password"]})
         self.assertEqual((200, user_id), (status, session["id"]))
 
-        self.one(".auth-wrapper > .authorize").click()
-        self.fill(".auth-container input", session["token"])
-        self.one(".auth-btn-wrapper .authorize").click()
-        self.one(".auth-btn-wrapper .btn-done").click()
+        self.authorize(session["token"])
 
         body = {
             "userId": user_id,
             "items": [{"productId": "tea-1", "name": "Tea", "price": 19.99, "quantity": 3}],
             "shippingAddress": {"street": "1 Main St"},
         }
-        status, order = self.try_out("placeOrder", body)
+        status, order = self.try_out("placeOrder", lambda _: body)
         self.assertEqual((201, 59.97), (status, order["total"]))
 
         self.connection.token = session["token"]
