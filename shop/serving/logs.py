@@ -1,8 +1,7 @@
-"""The service's log: one line for each thing that happened, on stderr, as JSON for programs or as text for people.
+"""The log of the service: one line per event on stderr, as JSON for programs or as text for people.
 
-stderr, because stdout has the sentences that `shop serve` tells a person: so the log is a stream of its own, in which
-every line is a record. Each line is one write. Of errors it has where they came from and what kind they are; what a
-client sent, or a row holds, is left out wherever an error's own text would repeat it.
+The sentences that `shop serve` prints for people go to stdout, so every line on stderr is a record. Each line is one
+write. Errors are redacted: their messages could repeat values from a request or a row.
 """
 
 import logging
@@ -18,14 +17,14 @@ import orjson
 from shop.settings import Settings
 
 STDERR = 2
-# POSIX: writes of several processes to one pipe stay apart up to PIPE_BUF bytes, which are 4096 where it matters.
+# POSIX keeps writes of several processes to one pipe apart up to PIPE_BUF bytes, which is 4096 on Linux.
 LONGEST_LINE = 4096
 LONGEST_TEXT = 1000
 CUT = " … "
-# SQLSTATE classes (PostgreSQL, appendix A): in the message of a data exception is the value itself.
+# A class of SQLSTATE (PostgreSQL, appendix A). The message of a data exception contains the value.
 DATA_EXCEPTION = "22"
 _LEVELS = {name: getattr(logging, name.upper()) for name in ("debug", "info", "warning", "error")}
-# What would let a text write lines that nobody logged, or talk to a terminal.
+# Control characters, which could forge log lines or control a terminal.
 _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if code != ord("\n")}
 
 
@@ -33,9 +32,9 @@ class _CurrentRequest(threading.local):
     """What the log knows about the request that this thread serves.
 
     Attributes:
-        request_id: Its id; None while the thread serves none.
-        statements: How many statements it has run.
-        seconds: How long they took.
+        request_id: Its id; None while the thread serves no request.
+        statements: The number of its SQL statements so far.
+        seconds: The time that they took.
     """
 
     request_id: str | None = None
@@ -50,9 +49,9 @@ class LogWriter:
     """Writes log lines.
 
     Args:
-        as_text: Whether they are for people.
-        level: The least level that is written, of the module `logging`.
-        descriptor: The file that they go to.
+        as_text: Whether to write text for people instead of JSON.
+        level: The lowest level that is logged, as a number of the module `logging`. `write` does not check it.
+        descriptor: The file to write to.
     """
 
     def __init__(self, *, as_text: bool, level: int, descriptor: int = STDERR) -> None:
@@ -61,26 +60,25 @@ class LogWriter:
         self._descriptor = descriptor
 
     def write(self, level: str, message: str, fields: Mapping[str, object]) -> None:
-        """Write a line, whatever its level.
+        """Write a line.
 
         Args:
-            level: Its name.
-            message: What happened, in a few words that are always the same.
-            fields: What else is known, in the order of the line.
+            level: The name of its level.
+            message: What happened, in a few constant words.
+            fields: More facts, in the order of the line.
         """
         line = _as_text(level, message, fields) if self._as_text else _as_json(level, message, fields)
         try:
             os.write(self._descriptor, line)
         except OSError:
-            # Nobody reads the log any more. That is no reason to refuse a request.
+            # The reader of the log has gone. Requests are served nevertheless.
             return
 
 
 def configure(settings: Settings) -> LogWriter:
-    """Send all records of this process to stderr as the settings say, and return what writes them.
+    """Send all log records of this process to stderr in the format of the settings, and return their writer.
 
-    Other packages are heard from their warnings on, whatever the level: Peewee's debug records have the values of
-    statements in them.
+    Records of other packages below warnings are dropped at every level: Peewee's debug records contain values.
     """
     as_text = settings.log_format == "text" or (settings.log_format is None and os.isatty(STDERR))
     writer = LogWriter(as_text=as_text, level=_LEVELS[settings.log_level])
@@ -104,14 +102,14 @@ def _redacted(error: BaseException) -> str:
         code = str(getattr(origin, "pgcode", ""))
         words = f"SQLSTATE {code}" if code.startswith(DATA_EXCEPTION) else f"{primary} (SQLSTATE {code})"
     elif type(error).__module__.startswith("pydantic"):
-        words = "a document was found invalid"
+        words = "validation failed"
     else:
         words = str(error)
     return _shortened(" ".join(words.split()), LONGEST_TEXT)
 
 
 class _Handler(logging.Handler):
-    """Hands the records of the module `logging` to a writer."""
+    """Passes the records of the module `logging` to a writer."""
 
     def __init__(self, writer: LogWriter) -> None:
         super().__init__()
@@ -130,7 +128,7 @@ class _Handler(logging.Handler):
 
 
 def _traceback(error: BaseException) -> Iterator[str]:
-    """Yield where an error came from and what it is, those before it first, as Python shows it."""
+    """Yield the lines of a redacted traceback, in Python's order: causes first."""
     before = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     if before is not None:
         yield from _traceback(before)
@@ -149,14 +147,14 @@ def _as_json(level: str, message: str, fields: Mapping[str, object]) -> bytes:
     try:
         text = orjson.dumps(line, option=options)
     except TypeError:
-        # Lone surrogates: JSON has no way to say them.
+        # Lone surrogates, which JSON cannot represent.
         line |= {name: _encodable(value) for name, value in line.items() if isinstance(value, str)}
         text = orjson.dumps(line, option=options)
     while (excess := len(text) - LONGEST_LINE) > 0:
         sizes = {name: len(orjson.dumps(value)) for name, value in line.items() if isinstance(value, str)}
         longest = max(sizes, key=lambda name: sizes[name])
         value, size = str(line[longest]), sizes[longest]
-        # As if all its characters took the same room; where they do not, another round does the rest.
+        # This assumes characters of equal size. If their sizes differ, another round is needed.
         line[longest] = _shortened(value, max(0, len(value) * (size - excess) // size - 1))
         text = orjson.dumps(line, option=options)
     return text
@@ -176,7 +174,7 @@ def _encodable(value: Any) -> str:
 
 
 def _shortened(text: str, length: int) -> str:
-    """Return `text` with so many characters at most; what is cut is its middle."""
+    """Return `text` with at most `length` characters; if it is longer, its middle is cut out."""
     if len(text) <= length:
         return text
     kept = max(0, length - len(CUT.encode()))

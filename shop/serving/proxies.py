@@ -1,7 +1,7 @@
-"""Which address a request comes from, where proxies stand in front. It is for the log, and decides nothing.
+"""The address of the client behind trusted proxies. It is only logged; nothing is decided by it.
 
-Anybody can send ``X-Forwarded-For``; only what proxies have added to its end, that the operator trusts, says something.
-``Forwarded`` (RFC 7239) is never looked at: a proxy that writes the one passes on the other as it came.
+Every client can send ``X-Forwarded-For``, so only the addresses that trusted proxies appended are believed.
+``Forwarded`` (RFC 7239) is ignored: a proxy that sets one of the two headers passes the other one on unchanged.
 """
 
 from collections.abc import Sequence
@@ -10,14 +10,14 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from shop.settings import Network
 
-# Headers that are remembered, with what was found; each client sends the same again and again.
+# How many headers are cached with their client; each client sends the same header in every request.
 REMEMBERED = 1024
-# How much of a header's end is looked at, in characters: more than any chain of proxies writes.
+# How many characters at the end of the header are parsed: more than any chain of proxies writes.
 LONGEST = 1024
 
 
 class Proxies:
-    """The proxies whose word is taken.
+    """The proxies that the operator trusts.
 
     Args:
         trusted: Their addresses.
@@ -28,16 +28,16 @@ class Proxies:
         self._found = lru_cache(REMEMBERED)(self._find)
 
     def client(self, peer: str, forwarded_for: str | None) -> str:
-        """Return the address of the client: the rightmost that is no trusted proxy's.
+        """Return the address of the client: the rightmost address that is not a trusted proxy.
 
         Args:
-            peer: Who has connected.
-            forwarded_for: The header ``X-Forwarded-For``: a list to whose end each proxy has added who connected to it.
+            peer: The address that connected to the service.
+            forwarded_for: The header ``X-Forwarded-For``. Each proxy appends the address that connected to it.
         """
         if not self._trusted or not forwarded_for or not self._trusts(_parsed(peer)):
             return peer
         if len(forwarded_for) > LONGEST:
-            # Without the address that is cut in two.
+            # The cut may have split an address, so the first one is dropped.
             forwarded_for = forwarded_for[-LONGEST:].partition(",")[2]
         return self._found(peer, forwarded_for)
 
@@ -51,21 +51,21 @@ class Proxies:
                 break
             before = _parsed(hop)
             if before is None:
-                # A trusted proxy does not know who it was; what is further left is anybody's.
+                # The trusted proxy did not know the address. The client may have sent everything further left.
                 break
             client = str(before)
         return client
 
 
 def _parsed(text: str) -> IPv4Address | IPv6Address | None:
-    """Return an address that may have a port, as some proxies write it, or None where there is none."""
+    """Parse an address, with or without a port, as proxies write it; return None if it is malformed."""
     text = text.strip()
     if text.startswith("["):
         text = text[1:].partition("]")[0]
     elif text.count(":") == 1:
         text = text.partition(":")[0]
     if "%" in text:
-        # Of the zone of an address the library takes any text (RFC 4007, section 11).
+        # The library accepts any text as the zone of an address (RFC 4007, section 11).
         return None
     try:
         address = ip_address(text)

@@ -1,4 +1,4 @@
-"""What the observer notes of requests: log lines, counts and slow statements."""
+"""The observer of requests: log lines, counts and slow statements."""
 
 import json
 import logging
@@ -18,9 +18,9 @@ from tests.support.cases import ApiTestCase, make_settings
 
 
 class ObserverTest(ApiTestCase):
-    """The same in the process of the tests, where a statement and a count can be looked at from both sides."""
+    """A service with an observer in the process of the tests."""
 
-    not_in_parity_because = "it is about what is noted of requests, whatever keeps them apart"
+    not_in_parity_because = "it is about logs and metrics, whichever way tests are isolated"
 
     def setUp(self):
         super().setUp()
@@ -37,7 +37,7 @@ class ObserverTest(ApiTestCase):
         self.client = ApiClient(create_app(settings, observer=observer))
         self.registry = self.metrics.registry
 
-    def test_requests_statements_hashes_and_errors_are_noted_as_they_come(self):
+    def test_requests_statements_and_errors_are_logged_and_counted(self):
         with self.assertLogs("shop.serving.observer", "WARNING") as logs:
             user = UserFactory.create()
             self.client.get(f"/users/{user.id}", user=user)
@@ -55,10 +55,10 @@ class ObserverTest(ApiTestCase):
         self.assertEqual(1, self.registry.get_sample_value("shop_problems_total", {"code": "NOT_FOUND"}))
         self.metrics.refresh()
         for gauge in ("shop_busy_threads", "shop_hashing_requests"):
-            self.assertEqual(0, self.registry.get_sample_value(gauge), "nothing is in progress any more")
-        self.assertIsNone(current_request.request_id, "what this thread logs from now on is of no request")
+            self.assertEqual(0, self.registry.get_sample_value(gauge), "all requests have ended")
+        self.assertIsNone(current_request.request_id, "the next log line of this thread belongs to no request")
 
-    def test_without_a_limit_for_slow_statements_none_is_slow(self):
+    def test_without_a_limit_no_statement_is_slow(self):
         observer = RequestObserver(self.writer, self.metrics, Proxies(()), 0)
         with self.assertNoLogs("shop.serving.observer"):
             observer._note_statement(mock.Mock(duration=3600.0, sql="SELECT 1"))

@@ -1,4 +1,4 @@
-"""What an operator sees of the running service: its log and its metrics; and what nobody ever sees in them."""
+"""The log and the metrics of the running service, and the secrets that must be in neither."""
 
 import json
 import re
@@ -27,7 +27,7 @@ SLOW = 20
 
 
 class ObservationTestCase(LiveServerTestCase):
-    """Two workers, and all that can be said is said."""
+    """A service with two workers that logs at the lowest level."""
 
     environment: ClassVar = {
         "SHOP_WORKERS": "2",
@@ -46,12 +46,12 @@ class ObservationTestCase(LiveServerTestCase):
     # -- the log ------------------------------------------------------------------------------------------------------
 
     def lines(self, **wanted: object) -> list[dict[str, Any]]:
-        """Return the lines of the log so far that have these fields; each is JSON."""
+        """Return the log lines so far with these fields. Each line must be JSON."""
         found = map(json.loads, list(self.shop.stderr))
         return [line for line in found if line.items() >= wanted.items()]
 
-    def noted(self, send: Callable[..., Answer]) -> tuple[Answer, dict[str, Any]]:
-        """Send a request with an id of its own; return its answer and its line."""
+    def send_and_find(self, send: Callable[..., Answer]) -> tuple[Answer, dict[str, Any]]:
+        """Send a request with a new id; return its answer and its log line."""
         request_id = f"test.{next(_ids)}"
         answer = send(X_Request_ID=request_id)
         self.assertEqual(request_id, answer.headers["X-Request-ID"])
@@ -71,15 +71,15 @@ class ObservationTestCase(LiveServerTestCase):
 
     @contextmanager
     def other_connection(self) -> Iterator[Any]:
-        """Yield a cursor on a connection of our own to the service's database."""
+        """Yield a cursor on another connection to the service's database."""
         with closing(psycopg2.connect(self.database_url)) as connection:
             connection.autocommit = True
             with connection.cursor() as cursor:
                 yield cursor
 
     @contextmanager
-    def held_up(self, send: Callable[[], Answer]) -> Iterator[None]:
-        """Send a request that needs users, and do something while it waits for them."""
+    def waiting(self, send: Callable[[], Answer]) -> Iterator[None]:
+        """Send a request that needs the table of users, and keep it waiting for the duration of the block."""
         waiting = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
         with ThreadPoolExecutor(1) as thread, self.other_connection() as cursor, self.other_connection() as watcher:
             cursor.execute("BEGIN; LOCK TABLE users")
@@ -95,12 +95,12 @@ class ObservationTestCase(LiveServerTestCase):
 
 
 class LogTest(ObservationTestCase):
-    """The log."""
+    """Log lines."""
 
-    def test_a_request_is_a_line_with_what_is_known_of_it(self):
+    def test_a_request_is_one_line_with_all_its_fields(self):
         user_id = self.log_in_anew()
         path = f"/users/{user_id}/orders?limit=7&status=shipped"
-        _, line = self.noted(lambda **headers: self.connection.request("GET", path, **headers))
+        _, line = self.send_and_find(lambda **headers: self.connection.request("GET", path, **headers))
         self.assertRegex(line.pop("time"), r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z$")
         self.assertGreater(line.pop("ms"), line["database_ms"])
         self.assertGreater(line.pop("database_ms"), 0)
@@ -118,7 +118,7 @@ class LogTest(ObservationTestCase):
         }
         self.assertEqual(expected, line)
 
-    def test_a_refusal_has_its_code_and_a_path_that_is_none_of_ours_no_route(self):
+    def test_a_refusal_has_its_code_and_an_unknown_path_no_route(self):
         for method, path, wanted in (
             ("GET", "/nothing/secret", {"status": 404, "code": "NOT_FOUND", "route": None, "statements": 0}),
             ("GET", "/orders/1", {"status": 401, "code": "UNAUTHORIZED", "route": "/orders/{order_id}"}),
@@ -126,10 +126,12 @@ class LogTest(ObservationTestCase):
             ("WEBSOCKET", "/users", {"status": 400, "code": "BAD_REQUEST", "ms": 0.0}),
         ):
             with self.subTest(method=method, path=path):
-                _, line = self.noted(lambda m=method, p=path, **headers: self.connection.request(m, p, **headers))
+                _, line = self.send_and_find(
+                    lambda m=method, p=path, **headers: self.connection.request(m, p, **headers)
+                )
                 self.assertLessEqual(wanted.items(), line.items())
 
-    def test_an_id_that_is_not_well_formed_is_replaced_in_the_log_too(self):
+    def test_a_malformed_request_id_is_replaced_in_the_log_too(self):
         for bad in ("a b", "x" * 129, "{}", 'a"b', "caf\xe9"):
             with self.subTest(bad):
                 made = self.connection.request("GET", "/livez", X_Request_ID=bad).headers["X-Request-ID"]
@@ -137,14 +139,14 @@ class LogTest(ObservationTestCase):
                 until(lambda made=made: self.lines(request_id=made), "it is in the log under the id that was made")
         self.assertNotIn("x" * 129, "\n".join(self.shop.stderr))
 
-    def test_the_address_that_a_trusted_proxy_names_is_the_clients(self):
+    def test_the_client_is_the_address_that_a_trusted_proxy_names(self):
         forged = {"X_Forwarded_For": "198.51.100.9, 203.0.113.5", "Forwarded": "for=198.51.100.8"}
-        _, line = self.noted(lambda **headers: self.connection.request("GET", "/livez", **headers, **forged))
+        _, line = self.send_and_find(lambda **headers: self.connection.request("GET", "/livez", **headers, **forged))
         self.assertEqual("203.0.113.5", line["client"])
 
     def test_a_slow_statement_is_logged_without_its_values(self):
         person = UserFactory.body(email="slow@example.com")
-        with self.held_up(lambda: self.connect().post("/users", person, X_Request_ID="slow")):
+        with self.waiting(lambda: self.connect().post("/users", person, X_Request_ID="slow")):
             self.assertEqual([], self.lines(request_id="slow"))
         until(lambda: self.lines(request_id="slow", message="request"), "both lines are there")
         (line,) = self.lines(request_id="slow", message="slow statement")
@@ -158,14 +160,14 @@ class LogTest(ObservationTestCase):
 
 
 class SecretsTest(ObservationTestCase):
-    """All that clients and operators keep to themselves, in everything that can happen, at the most talkative level."""
+    """The secrets of clients and operators, at the lowest log level."""
 
-    # The driver takes it where the URL has none; a server that trusts us does not ask for it.
+    # The driver uses it if the URL has no password. A server that trusts local connections does not ask for it.
     environment: ClassVar = ObservationTestCase.environment | {"PGPASSWORD": DATABASE_PASSWORD}
 
-    def test_no_secret_is_in_anything_that_it_says(self):
+    def test_no_secret_is_in_the_output_whatever_happens(self):
         person = UserFactory.body(name="Mallory Secretive", email="mallory.secretive@example.com", password="hush hush")
-        session = self.everything_happens(person)
+        session = self.send_all_kinds(person)
         secrets = {
             "password": person["password"],
             "another password": "a wrong one, hush",
@@ -184,15 +186,15 @@ class SecretsTest(ObservationTestCase):
             "path": "/secret/path",
             "header": "my cookie",
         }
-        said = "\n".join(self.shop.stdout + self.shop.stderr)
+        output = "\n".join(self.shop.stdout + self.shop.stderr)
         for name, secret in secrets.items():
             with self.subTest(name):
-                self.assertNotIn(secret, said)
+                self.assertNotIn(secret, output)
         for line in self.shop.stderr:
             self.assertIsInstance(json.loads(line), dict)
 
-    def everything_happens(self, person: dict[str, Any]) -> dict[str, Any]:
-        """Do what a client can do, right and wrong; return the session."""
+    def send_all_kinds(self, person: dict[str, Any]) -> dict[str, Any]:
+        """Send valid and invalid requests of all kinds; return the session."""
         send = self.connection
         self.assertEqual(201, send.post("/users", person).status)
         login = {"email": person["email"], "password": person["password"]}
@@ -214,7 +216,7 @@ class SecretsTest(ObservationTestCase):
         return session
 
     def database_refuses(self, person: dict[str, Any]) -> None:
-        """Have the database refuse a row for an unforeseen reason: a 500, and the driver's text has the whole row."""
+        """Cause a 500 by a constraint that the service does not know. The driver's message contains the whole row."""
         with self.other_connection() as cursor:
             cursor.execute("ALTER TABLE users ADD CONSTRAINT unforeseen CHECK (email NOT LIKE '2.%') NOT VALID")
             self.assertEqual(500, self.connection.post("/users", person, X_Request_ID="refused").status)
@@ -225,7 +227,7 @@ class SecretsTest(ObservationTestCase):
         self.assertIn('violates check constraint "unforeseen" (SQLSTATE 23514)', line["exception"])
 
     def database_is_out(self, login: dict[str, Any]) -> None:
-        """Have the database take no connections, and lose those that it has."""
+        """Close the database's connections, and refuse new ones."""
         name = parse_dsn(self.database_url)["dbname"]
         end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s"
         with closing(psycopg2.connect(make_dsn(self.database_url, dbname="postgres"))) as connection:
@@ -244,11 +246,11 @@ class SecretsTest(ObservationTestCase):
 
 
 class MetricsTest(ObservationTestCase):
-    """The metrics."""
+    """Metrics over several workers."""
 
     SERVED = 'shop_http_request_duration_seconds_count{method="GET",route="/users/{user_id}",status="200"}'
 
-    def test_every_request_is_counted_once_in_whatever_worker_also_when_one_was_killed(self):
+    def test_requests_are_counted_once_also_if_a_worker_was_killed(self):
         user_id = self.log_in_anew()
         before = self.metrics()
         self.read(user_id, 40)
@@ -269,7 +271,7 @@ class MetricsTest(ObservationTestCase):
         return len(self.shop.workers()) == 2 and self.metrics()["shop_workers"] == 2
 
     def read(self, user_id: str, times: int) -> None:
-        """Read a user so many times, each on a connection of its own: any worker may take it."""
+        """Read a user several times on new connections, so that any worker may serve them."""
 
         def read(_: int) -> None:
             with self.connect() as connection:
@@ -279,17 +281,17 @@ class MetricsTest(ObservationTestCase):
         with ThreadPoolExecutor(4) as threads:
             list(threads.map(read, range(times)))
 
-    def test_a_request_that_is_stuck_shows_while_it_is(self):
+    def test_gauges_show_a_stuck_request_while_it_is_stuck(self):
         person = UserFactory.body(email="stuck@example.com")
         slow = self.metrics()["shop_slow_statements_total"]
-        with self.held_up(lambda: self.connect().post("/users", person)):
+        with self.waiting(lambda: self.connect().post("/users", person)):
             until(lambda: self.metrics()["shop_busy_threads"] == 1, "its thread is busy")
-            self.assertGreaterEqual(self.metrics()["shop_database_connections"], 1)
-            self.assertEqual(1, self.metrics()["shop_hashing_requests"], "a registration has its place to the end")
+            until(lambda: self.metrics()["shop_database_connections"] >= 1, "its connection is open")
+            self.assertEqual(1, self.metrics()["shop_hashing_requests"], "a registration counts to its end")
         until(lambda: self.metrics()["shop_busy_threads"] == 0, "it has ended")
         self.assertEqual(slow + 1, self.metrics()["shop_slow_statements_total"])
 
-    def test_errors_are_counted_by_their_codes_and_nothing_that_a_client_makes_up_is_a_label(self):
+    def test_errors_are_counted_by_code_without_labels_from_clients(self):
         for method, path in (("BREW", "/made/up"), ("BREW", "/users"), ("GET", "/made/up")):
             self.connection.request(method, path)
         counted = self.metrics()

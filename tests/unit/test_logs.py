@@ -1,4 +1,4 @@
-"""`shop.serving.logs`: what a line looks like, and what never gets into one."""
+"""`shop.serving.logs`: the format of log lines, and the redaction of errors."""
 
 import json
 import logging
@@ -16,7 +16,7 @@ SECRET = "hunter2"
 
 
 class LogsTest(unittest.TestCase):
-    """A writer on a pipe, with the module `logging` led to it."""
+    """A writer on a pipe, and a logger that writes to it."""
 
     as_text = False
 
@@ -29,11 +29,11 @@ class LogsTest(unittest.TestCase):
         self.logger.addHandler(logs._Handler(self.writer))
 
     def read(self) -> str:
-        """Return what has been written since the last look."""
+        """Return the output since the last call."""
         return os.read(self.reading, 1 << 20).decode()
 
     def logged(self, error: Exception) -> str:
-        """Return the line of an error that was caught."""
+        """Log a caught error and return its line."""
         try:
             raise error
         except Exception as caught:
@@ -42,9 +42,9 @@ class LogsTest(unittest.TestCase):
 
 
 class JsonTest(LogsTest):
-    """Lines for programs."""
+    """Lines in JSON."""
 
-    def test_a_record_is_one_object_with_time_level_message_and_what_else_is_known(self):
+    def test_a_record_is_one_object_with_its_fields(self):
         with mock.patch.object(logs.current_request, "request_id", "r-1"):
             self.logger.warning("slow %s", "statement", extra={"fields": {"sql": "SELECT %s"}})
         line = json.loads(self.read())
@@ -60,7 +60,7 @@ class JsonTest(LogsTest):
             line,
         )
 
-    def test_a_line_is_never_longer_than_a_pipe_takes_at_once_and_keeps_both_ends(self):
+    def test_a_long_line_loses_its_middle_and_fits_into_one_write(self):
         for text in ("x" * 10_000, '"\\\n' * 5_000, "é" * 10_000, "\ud800" * 3_000):
             with self.subTest(text[:3]):
                 self.writer.write("error", "it failed", {"exception": f"begin {text} end"})
@@ -68,17 +68,19 @@ class JsonTest(LogsTest):
                 self.assertLessEqual(len(written.encode()), logs.LONGEST_LINE)
                 self.assertRegex(json.loads(written)["exception"], r"(?s)^begin .* … .* end$")
 
-    def test_an_error_is_told_with_where_it_came_from_and_what_came_before(self):
+    def test_an_error_has_its_traceback_and_its_cause(self):
         try:
             try:
                 raise KeyError("first")
             except KeyError as error:
                 raise RuntimeError("second") from error
         except RuntimeError as error:
-            told = json.loads(self.logged(error))["exception"]
-        self.assertRegex(told, r"(?s)test_logs.py.*builtins.KeyError: 'first'\nthen:\n.*builtins.RuntimeError: second$")
+            logged = json.loads(self.logged(error))["exception"]
+        self.assertRegex(
+            logged, r"(?s)test_logs.py.*builtins.KeyError: 'first'\nthen:\n.*builtins.RuntimeError: second$"
+        )
 
-    def test_what_an_error_was_raised_in_the_middle_of_is_told_too_unless_it_is_hidden(self):
+    def test_an_error_has_its_context_unless_that_is_suppressed(self):
         for hidden in (False, True):
             try:
                 try:
@@ -86,11 +88,11 @@ class JsonTest(LogsTest):
                 except KeyError:
                     if hidden:
                         raise RuntimeError("second") from None
-                    raise RuntimeError("second")  # noqa: B904 - that is what this is about.
+                    raise RuntimeError("second")  # noqa: B904 - The missing `from` is the case under test.
             except RuntimeError as error:
-                told = json.loads(self.logged(error))["exception"]
+                logged = json.loads(self.logged(error))["exception"]
             with self.subTest(hidden=hidden):
-                self.assertEqual(not hidden, "KeyError: 'first'\nthen:\n" in told)
+                self.assertEqual(not hidden, "KeyError: 'first'\nthen:\n" in logged)
 
     def test_a_warning_has_its_error_in_one_line(self):
         try:
@@ -102,7 +104,7 @@ class JsonTest(LogsTest):
             self.logger.warning("it failed", exc_info=error)
         self.assertEqual("builtins.RuntimeError: second", json.loads(self.read())["exception"])
 
-    def test_the_values_in_a_drivers_text_are_left_out(self):
+    def test_values_in_the_message_of_the_driver_are_left_out(self):
         class Diagnosis:
             message_primary = 'new row for relation "users" violates check constraint "users_name"'
 
@@ -115,10 +117,10 @@ class JsonTest(LogsTest):
         error.orig, error.__cause__ = driver, driver
         line = self.logged(error)
         self.assertNotIn(SECRET, line)
-        told = 'new row for relation "users" violates check constraint "users_name" (SQLSTATE 23514)'
-        self.assertEqual(2, json.loads(line)["exception"].count(told))
+        message = 'new row for relation "users" violates check constraint "users_name" (SQLSTATE 23514)'
+        self.assertEqual(2, json.loads(line)["exception"].count(message))
 
-    def test_a_data_exception_is_told_by_its_code_alone(self):
+    def test_a_data_exception_is_logged_by_its_code_alone(self):
         class Diagnosis:
             message_primary = f'invalid input syntax for type uuid: "{SECRET}"'
 
@@ -126,7 +128,7 @@ class JsonTest(LogsTest):
         error.orig = mock.Mock(diag=Diagnosis, pgcode="22P02")
         self.assertIn("peewee.DataError: SQLSTATE 22P02", self.assertSecretLeftOut(error))
 
-    def test_the_input_in_a_validators_text_is_left_out(self):
+    def test_the_input_in_a_validation_error_is_left_out(self):
         class Model(BaseModel):
             number: int
 
@@ -135,13 +137,13 @@ class JsonTest(LogsTest):
         self.assertSecretLeftOut(caught.exception)
 
     def assertSecretLeftOut(self, error: Exception) -> str:
-        """Fail if the secret, which is in the text of `error`, is in its line; return the line."""
+        """Fail if the secret in the message of `error` is in its log line; return the line."""
         self.assertIn(SECRET, str(error))
         line = self.logged(error)
         self.assertNotIn(SECRET, line)
         return line
 
-    def test_a_reader_that_has_gone_is_no_failure(self):
+    def test_writing_without_a_reader_does_not_fail(self):
         reading, writing = os.pipe()
         os.close(reading)
         self.addCleanup(os.close, writing)
@@ -149,31 +151,31 @@ class JsonTest(LogsTest):
 
 
 class TextTest(LogsTest):
-    """Lines for people."""
+    """Lines as text."""
 
     as_text = True
 
-    def test_what_is_known_stands_behind_the_message_and_what_is_not_is_left_out(self):
+    def test_fields_follow_the_message_and_empty_ones_are_left_out(self):
         self.writer.write("info", "request", {"route": "/orders", "status": 201, "user_id": None})
         self.assertRegex(
             self.read(), r"^\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}Z INFO    request route=/orders status=201\n$"
         )
 
-    def test_nothing_can_pretend_to_be_a_line_or_talk_to_a_terminal(self):
+    def test_control_characters_are_escaped(self):
         self.writer.write("info", "request", {"method": "A\nB\r\x1b[2J\x9b"})
         self.assertRegex(self.read(), r"method=A B\\x0d\\x1b\[2J\\x9b\n$")
 
-    def test_an_error_has_its_traceback_below(self):
+    def test_an_error_has_its_traceback_below_the_line(self):
         self.assertRegex(
             self.logged(RuntimeError("why")), r"(?s)it failed logger=shop.test\n  File .*RuntimeError: why\n$"
         )
 
 
 class ConfigureTest(unittest.TestCase):
-    """Who is heard."""
+    """Levels and formats."""
 
     def configured(self, **overrides: str) -> logs.LogWriter:
-        """Return what `configure` returns; what it changes is put back when the test ends."""
+        """Call `configure`, and undo its changes at the end of the test."""
         root = logging.getLogger()
         self.addCleanup(root.setLevel, root.level)
         self.addCleanup(setattr, root, "handlers", list(root.handlers))
@@ -183,12 +185,12 @@ class ConfigureTest(unittest.TestCase):
         with mock.patch.dict(os.environ, clear=True):
             return logs.configure(Settings.load(**overrides))
 
-    def test_peewee_is_never_heard_below_warnings_for_it_tells_the_values_of_statements(self):
+    def test_debug_records_of_peewee_are_dropped_at_every_level(self):
         self.configured(log_level="debug")
         self.assertTrue(logging.getLogger("shop.api").isEnabledFor(logging.DEBUG))
         self.assertFalse(logging.getLogger("peewee").isEnabledFor(logging.INFO))
 
-    def test_the_format_is_text_on_a_terminal_alone_unless_it_is_set(self):
+    def test_without_a_setting_the_format_is_text_only_on_a_terminal(self):
         for terminal, setting, as_text in (
             (True, None, True),
             (False, None, False),
