@@ -151,7 +151,9 @@ class WorkerTotals(Collector):
         with self._lock:
             files: dict[int, list[Path]] = defaultdict(list)
             for path in sorted(self._folder.glob("*.db")):
-                files[int(path.stem.rpartition("_")[2])].append(path)
+                # A file that the library has just made is empty, and it could not read that.
+                if path.stat().st_size:
+                    files[int(path.stem.rpartition("_")[2])].append(path)
             for pid in [pid for pid in files if not _is_alive(pid)]:
                 # This removes the gauges of the worker.
                 mark_process_dead(pid, str(self._folder))  # type: ignore[no-untyped-call]

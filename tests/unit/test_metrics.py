@@ -130,6 +130,11 @@ class WorkerTotalsTest(unittest.TestCase):
         self.assertEqual(1, self.totals()["workers"])
         self.assertEqual({str(running.pid)}, {path.stem.split("_")[-1] for path in self.folder.iterdir()})
 
+    def test_a_file_that_was_just_made_is_ignored(self):
+        self.start()
+        (self.folder / f"counter_{os.getpid()}.db").touch()
+        self.assertEqual(1, self.totals()["workers"])
+
     def test_gauges_are_sums_over_running_workers(self):
         for worker in (self.start(), self.start()):
             self.tell(worker, "metrics.start_request(); metrics.refresh()")
