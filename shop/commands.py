@@ -78,8 +78,13 @@ def _serve(options: argparse.Namespace) -> None:
     signal.signal(signal.SIGTERM, _interrupt)
     with with_database(settings, join=False) as complete:
         _migrate_and_tell(complete)
-        serve(complete, on_ready=lambda url: _say(f"serving on {url} (Ctrl-C stops it)"))
+        serve(complete, on_ready=lambda url: _announce(complete, url))
     _say("stopped")
+
+
+def _announce(settings: Settings, url: str) -> None:
+    where = f"data in {settings.data_dir}" if settings.data_dir else "data in the database of SHOP_DATABASE_URL"
+    _say(f"serving on {url} (Ctrl-C stops it)\nshop: documentation on {url}/docs\nshop: {where}")
 
 
 def _migrate(options: argparse.Namespace) -> None:

@@ -51,7 +51,7 @@ class Settings(BaseSettings):
     data_dir: Path | None = Field(
         None,
         description="where the embedded PostgreSQL keeps its data and the secret key; "
-        "when unset, the user's data directory (`/var/lib/shop` for root)",
+        "when unset, `.shop` in the checkout (root: below `/var/lib/shop`), or the user's data directory if installed",
     )
     secret_key: SecretStr | None = Field(
         None,

@@ -89,9 +89,10 @@ class WorkersDied(Exception):
 
 @contextmanager
 def with_database(settings: Settings, *, join: bool) -> Iterator[Settings]:
-    """Yield `settings` with a database in them: the one they name, else the embedded one, running meanwhile.
+    """Yield `settings` with a database: the one they name, or the embedded one, which runs until the block ends.
 
-    Beside the embedded database a missing secret key is made once and kept in the data directory.
+    With the embedded database they also have its data directory and a secret key. A missing key is made once and kept
+    in the data directory.
 
     Args:
         settings: As the operator gave them.
@@ -100,7 +101,7 @@ def with_database(settings: Settings, *, join: bool) -> Iterator[Settings]:
     Raises:
         shop.embedded.server.EmbeddedError: The embedded database cannot run, or runs for another process.
         OwnerLeft: That process has ended, and the database with it, while it was in use here.
-        SettingsError: The key that was kept is none any more.
+        SettingsError: The kept key cannot be read or is too short.
     """
     if settings.database_url is not None:
         yield settings
@@ -110,6 +111,7 @@ def with_database(settings: Settings, *, join: bool) -> Iterator[Settings]:
     try:
         yield settings.model_copy(
             update={
+                "data_dir": embedded.home,
                 "database_url": SecretStr(embedded.url),
                 "secret_key": settings.secret_key or SecretStr(_kept_key(embedded.home / "secret-key")),
             }
@@ -275,8 +277,18 @@ def _kept_key(path: Path) -> str:
     """Return the secret key kept at `path`, made when there is none.
 
     Raises:
-        SettingsError: What is kept there is too short to be one.
+        SettingsError: The key cannot be read, or it is too short.
     """
+    try:
+        key = _read_or_make(path)
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"the secret key {path} cannot be read: {error}") from error
+    if len(key.encode()) < MIN_KEY_BYTES:
+        raise SettingsError(f"{path} has to hold a key of {MIN_KEY_BYTES} bytes or more; without it one is made")
+    return key
+
+
+def _read_or_make(path: Path) -> str:
     if not path.exists():
         draft = path.with_name(f"{path.name}.{os.getpid()}")
         with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
@@ -290,7 +302,4 @@ def _kept_key(path: Path) -> str:
             pass
         finally:
             draft.unlink()
-    key = path.read_text().strip()
-    if len(key.encode()) < MIN_KEY_BYTES:
-        raise SettingsError(f"{path} has to hold a key of {MIN_KEY_BYTES} bytes or more; without it one is made")
-    return key
+    return path.read_text().strip()

@@ -179,6 +179,8 @@ class LifeOfADataHomeTest(ServeTestCase):
             self.assertEqual((201, 109.97), (placed.status, placed.json["total"]))
             read = connection.get(placed.headers["Location"])
             self.assertEqual((200, placed.json["id"]), (read.status, read.json["id"]))
+        announced = ["serving on {} (Ctrl-C stops it)", "documentation on {}/docs", f"data in {home}"]
+        self.assertEqual([f"shop: {line.format(first.url)}" for line in announced], first.stdout[1:4])
         key = home / "secret-key"
         self.assertEqual(0o600, stat.S_IMODE(key.stat().st_mode))
         self.assertNotIn(key.read_text(), "\n".join(first.stdout + first.stderr))
@@ -208,7 +210,7 @@ class LifeOfADataHomeTest(ServeTestCase):
                 family = shop.family()
                 shop.terminate(number)
                 self.assertEqual(0, shop.wait(PROMPT))
-                self.assertEqual((["shop: stopped"], []), (shop.stdout[2:], shop.stderr))
+                self.assertEqual((["shop: stopped"], []), (shop.stdout[4:], shop.stderr))
                 self.assertGone(family)
                 self.assertStoppedCleanly(home)
 
@@ -220,7 +222,7 @@ class LifeOfADataHomeTest(ServeTestCase):
             shop.interrupt_group()
             self.assertEqual(0, shop.wait(PROMPT))
         self.assertEqual([], stream.strange)
-        self.assertEqual((["shop: stopped"], []), (shop.stdout[2:], shop.stderr))
+        self.assertEqual((["shop: stopped"], []), (shop.stdout[4:], shop.stderr))
         self.assertGone(family)
         self.assertStoppedCleanly(home)
 

@@ -1,5 +1,6 @@
 """`shop.serving.server`: what only chance would show of the running command, one step at a time."""
 
+import shutil
 import signal
 import tempfile
 import unittest
@@ -7,6 +8,7 @@ from pathlib import Path
 from unittest import mock
 
 from shop.serving import server
+from shop.settings import SettingsError
 
 
 class KeptKeyTest(unittest.TestCase):
@@ -24,6 +26,19 @@ class KeptKeyTest(unittest.TestCase):
             self.assertEqual(theirs, server._kept_key(self.path))
         self.assertEqual(theirs, server._kept_key(self.path))
         self.assertEqual([self.path], list(self.path.parent.iterdir()), "no draft is left")
+
+    def test_a_key_that_cannot_be_read_is_refused_with_its_path(self):
+        spoilers = (
+            self.path.mkdir,
+            lambda: self.path.write_bytes(b"\xff" * 64),
+            lambda: self.path.symlink_to("nowhere"),
+            lambda: self.path.write_text("short"),
+        )
+        for spoil in spoilers:
+            spoil()
+            with self.subTest(path=self.path), self.assertRaisesRegex(SettingsError, str(self.path)):
+                server._kept_key(self.path)
+            shutil.rmtree(self.path) if self.path.is_dir() else self.path.unlink()
 
 
 class SignalTest(unittest.TestCase):
