@@ -7,7 +7,6 @@ rows afterwards and the error have to be the same.
 
 import functools
 import re
-import secrets
 import unittest
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -163,9 +162,9 @@ def names(item: Any) -> list[str]:
 
 def fresh_database(cls: type[unittest.TestCase]) -> str:
     """Return the URL of an empty copy of the run's schema, which is dropped after the class."""
-    name = f"kit_selftest_{secrets.token_hex(4)}"
-    cls.addClassCleanup(drop, name)
-    return clone(name)
+    database = clone("verdicts")
+    cls.addClassCleanup(drop, database)
+    return database.url
 
 
 def _same(message: str) -> str:
