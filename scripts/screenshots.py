@@ -20,14 +20,15 @@ from tests.support.browser import PATIENCE, open_browser, set_screen
 
 ROOT = Path(__file__).resolve().parents[1]
 IMAGES = ROOT / "docs" / "images"
-WIDTH, HEIGHT = 1280, 900
+WIDTH = 1280
 
 
-def take(browser: webdriver.Chrome, name: str, url: str, ready: str) -> None:
+def take(browser: webdriver.Chrome, name: str, url: str, *, ready: str, height: int) -> None:
     """Save a picture of the top of a page as soon as it has an element that matches `ready`."""
+    set_screen(browser, WIDTH, height)
     browser.get(url)
     WebDriverWait(browser, PATIENCE).until(lambda _: browser.find_elements(By.CSS_SELECTOR, ready))
-    clip = {"x": 0, "y": 0, "width": WIDTH, "height": HEIGHT, "scale": 1}
+    clip = {"x": 0, "y": 0, "width": WIDTH, "height": height, "scale": 1}
     picture = browser.execute_cdp_cmd("Page.captureScreenshot", {"clip": clip})
     path = IMAGES / f"{name}.png"
     path.write_bytes(base64.b64decode(picture["data"]))
@@ -39,9 +40,9 @@ def main(url: str = "http://127.0.0.1:8000") -> None:
     """Take both pictures; the service answers at `url`."""
     IMAGES.mkdir(parents=True, exist_ok=True)
     with open_browser() as browser:
-        set_screen(browser, WIDTH, HEIGHT)
-        take(browser, "docs", f"{url}/docs", ".opblock")
-        take(browser, "report", (ROOT / "build/report/report.html").as_uri(), "#recommendations")
+        browser.execute_cdp_cmd("Emulation.setScrollbarsHidden", {"hidden": True})
+        take(browser, "docs", f"{url}/docs", ready=".opblock", height=858)
+        take(browser, "report", (ROOT / "build/report/report.html").as_uri(), ready="#tests", height=1000)
 
 
 if __name__ == "__main__":

@@ -109,7 +109,8 @@ def on_file(name: str, missing: Sequence[str], root: Path = ROOT) -> Iterator[Ad
         gaps[function].append((action, place, len(lines)))
     for function, found in gaps.items():
         actions, places, numbers = zip(*found, strict=True)
-        yield Advice(min(actions), function, f"{name}, at {', '.join(places)}", sum(numbers))
+        number = sum(numbers)
+        yield Advice(min(actions), function, f"{name}, line{'s' * (number > 1)} {', '.join(places)}", number)
 
 
 def _error_lines(tree: ast.Module) -> set[int]:

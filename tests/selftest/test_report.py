@@ -184,7 +184,7 @@ class FactsTest(unittest.TestCase):
         self.assertIn("422 IDEMPOTENCY_KEY_REUSED", items["Test", "placeOrder"])
         self.assertIn(("Send", "placeOrder"), items)
         self.assertNotIn(("Send", "logIn"), items)
-        self.assertTrue(any("shop/security/tokens.py, at 41-42" in detail for detail in items.values()), items)
+        self.assertTrue(any("shop/security/tokens.py, lines 41-42" in detail for detail in items.values()), items)
         pages = report_pages.render(facts)
         self.assertIn('<td class="good">3</td>', pages["report.html"])
         self.assertIn('<td class="bad">0</td>', pages["report.html"])
@@ -202,10 +202,10 @@ class FactsTest(unittest.TestCase):
             missing = ["5->exit", "6", "10-11", "14", "9->exit"]
             advice = sorted(on_file("orders.py", missing, Path(folder)))
         self.assertEqual(
-            [("check()", "orders.py, at 10-11, 9->exit"), ("place()", "orders.py, at 5->exit, 6")],
+            [("check()", "orders.py, lines 10-11, 9->exit"), ("place()", "orders.py, lines 5->exit, 6")],
             [(each.subject, each.detail) for each in advice[:2]],
         )
-        self.assertEqual(("total()", "orders.py, at 14"), advice[2][1:3])
+        self.assertEqual(("total()", "orders.py, line 14"), advice[2][1:3])
         self.assertLess(advice[0].action, advice[2].action)
 
     def test_ten_recommendations_are_shown_and_the_others_are_folded(self):
