@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
 """Fills a database with believable users and orders, to try and to show the shop with.
 
-All rows come in one transaction: whatever ends it early, Ctrl-C included, leaves the database as it was. Equal numbers,
-seed and day give equal rows in an empty database; in one that has rows they are added to, and collide with nothing.
-Where what this needs is not installed, it makes the project's virtual environment first and goes on in it.
+All rows are added in one transaction: Ctrl-C, or any other early end, leaves the rows that were there. With the same
+numbers, seed and day an empty database gets the same rows; a database with rows gets further ones. The script migrates
+the database first. If its packages are not installed, it makes the project's virtual environment and continues in it.
 """
+
+from __future__ import annotations
 
 import argparse
 import hashlib
@@ -17,15 +19,16 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
+from datetime import date, datetime, timezone
+from datetime import time as time_of_day
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-IN_VENV = Path(__file__).resolve().with_name("in-venv")
-
+missing: ImportError | None = None
 try:
-    from datetime import UTC, date, datetime
-    from datetime import time as time_of_day
+    # Everything above is there on older versions of Python, too: the options are checked before anything is installed.
+    from datetime import UTC
 
     import peewee
     import psycopg2
@@ -40,11 +43,9 @@ try:
     from shop.settings import Settings, SettingsError
     from shop.storage import migrations
 except ImportError as error:
-    # Also of a Python that is too old, for which in-venv finds another one, or says so.
-    if not IN_VENV.exists() or Path(sys.prefix) == IN_VENV.parents[1] / ".venv":
-        sys.exit(f"seed_demo: {error}; pip install 'shop[demo]' brings what is needed")
-    os.execv(IN_VENV, [str(IN_VENV), "demo", __file__, *sys.argv[1:]])
+    missing = error
 
+IN_VENV = Path(__file__).resolve().with_name("in-venv")
 USAGE_ERROR = 2
 MAX_USERS = 10_000_000
 MAX_ORDERS = 100_000_000
@@ -58,45 +59,56 @@ PIECE = 1024 * 1024
 PRODUCTION = "production"
 # How often the plain progress has a line: each time that another tenth of the orders is there.
 STEPS = 10
+# Orders that a machine with two cores adds in a second, for the estimate before the first ones are there.
+USUAL_RATE = 25_000
 
 
 class Refused(Exception):
     """It cannot be done, or is not to be; the text is a sentence for a person."""
 
 
-class Declined(Exception):
-    """The person who was asked did not say yes."""
-
-
 def main() -> int:
     """Run, and return the exit status: 0, 1 when the question was not answered with yes, 2 when it cannot be done."""
     options = _options()
+    if refusal := _early_refusal():
+        return _refuse(refusal)
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        settings = Settings.load(data_dir=options.data_dir)
-        if (settings.environment or "").strip().lower() == PRODUCTION:
-            raise Refused("SHOP_ENVIRONMENT says that this is production, where no demo data is made")
-        with with_database(settings, join=True) as complete:
+        with with_database(Settings.load(data_dir=options.data_dir), join=True) as complete:
             seed_demo(complete, options)
-    except (EmbeddedError, OwnerLeft, Refused, SettingsError) as error:
+    except (EmbeddedError, OwnerLeft, Refused, SettingsError, migrations.CannotMigrate) as error:
         return _refuse(str(error))
     except (peewee.PeeweeException, psycopg2.Error) as error:
-        return _refuse(f"the database is as it was, since it refused: {' '.join(str(error).split())}")
-    except Declined:
-        print("seed_demo: the database is as it was", file=sys.stderr)
-        return 1
+        return _refuse(f"the database refused, and no row was changed: {' '.join(str(error).split())}")
     except KeyboardInterrupt:
-        print("seed_demo: interrupted; the database is as it was", file=sys.stderr)
+        _say("interrupted; no row was changed")
         return 128 + signal.SIGINT
     return 0
 
 
+def _early_refusal() -> str:
+    """Return why this cannot be done as far as that is known without the packages, or an empty text.
+
+    If only packages are missing, this process continues in the project's virtual environment, which is made first.
+    """
+    # As the service's settings read it: the case of a variable's name does not matter.
+    environment = next((value for name, value in os.environ.items() if name.upper() == "SHOP_ENVIRONMENT"), "")
+    if environment.strip().lower() == PRODUCTION:
+        return "SHOP_ENVIRONMENT says that this is production, where no demo data is made"
+    if missing is None:
+        return ""
+    if IN_VENV.exists() and Path(sys.prefix) != IN_VENV.parents[1] / ".venv":
+        # It also finds a Python that is new enough, or says that there is none.
+        os.execv(IN_VENV, [str(IN_VENV), "demo", __file__, *sys.argv[1:]])
+    return f"{missing}; pip install 'shop[demo]' brings what is needed"
+
+
 def seed_demo(settings: Settings, options: argparse.Namespace) -> None:
-    """Add the rows that `options` ask for, and say who can log in.
+    """Migrate the database, add the rows that `options` ask for, and print who can log in.
 
     Raises:
-        Refused: The database is marked as production, its schema is not up to date, or another run is at work on it.
-        Declined: Rows would be removed, and the person who was asked did not want that.
+        Refused: The database is marked as production, or another run is at work on it.
+        SystemExit: Rows would be removed, and the person who was asked did not want that.
         psycopg2.Error: PostgreSQL refused, or is gone.
     """
     url = settings.database_url.get_secret_value()
@@ -105,13 +117,17 @@ def seed_demo(settings: Settings, options: argparse.Namespace) -> None:
     connecting = {"connect_timeout": settings.connect_timeout, "application_name": "shop seed_demo", "options": limits}
     with closing(psycopg2.connect(url, client_encoding="UTF8", **connecting)) as connection:
         with connection.cursor() as cursor:
-            _check(cursor, url)
-            replaces = options.reset and _confirm_removal(cursor, yes=options.yes)
+            _check(cursor)
             connection.rollback()
+            if applied := migrations.migrate(url):
+                _say(f"applied {', '.join(applied)}")
+            if options.reset:
+                _confirm_removal(cursor, options, settings.lock_timeout)
+                connection.rollback()
             cursor.execute("SELECT pg_try_advisory_xact_lock(%s)", (LOCK_KEY,))
             if not cursor.fetchone()[0]:
                 raise Refused("another run is adding demo data to this database; try again when it is done")
-            if replaces:
+            if options.reset:
                 cursor.execute(f"TRUNCATE {', '.join(TABLES)}")
             past = _past(cursor, settings, options)
             started = time.monotonic()
@@ -119,46 +135,57 @@ def seed_demo(settings: Settings, options: argparse.Namespace) -> None:
                 for batch in _made_ahead(past.batches()):
                     _copy(cursor, batch)
                     advance(batch.order_count)
-            # The planner knows the new rows at once.
-            cursor.execute("ANALYZE users, orders")
         # From here on it is done, and what is said must be true.
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
         connection.commit()
+        _analyze(connection)
     _tell(past, options, time.monotonic() - started)
 
 
-def _check(cursor: "psycopg2.extensions.cursor", url: str) -> None:
-    """Refuse a database that is marked as production, and one without the current schema."""
+def _analyze(connection: psycopg2.extensions.connection) -> None:
+    """Let the planner know the new rows at once; after the commit, because Citus refuses it in a transaction."""
+    connection.autocommit = True
+    with connection.cursor() as cursor:
+        try:
+            cursor.execute("ANALYZE users, orders")
+        except psycopg2.Error as error:
+            _say(f"the rows are there, but ANALYZE failed: {' '.join(str(error).split())}")
+
+
+def _check(cursor: psycopg2.extensions.cursor) -> None:
+    """Refuse a database that is marked as production."""
     cursor.execute("SELECT shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = current_database()")
     (comment,) = cursor.fetchone()
     if re.match(rf"\s*{PRODUCTION}\b", comment or "", re.IGNORECASE):
         raise Refused("this database is marked as production by its comment, and no demo data is made there")
-    pending = [migration.name for migration in migrations.status(url) if migration.applied is None]
-    if pending:
-        lacking = ", ".join(pending)
-        raise Refused(f"the database's schema lacks {lacking}; shop migrate or scripts/serve brings it up to date")
 
 
-def _confirm_removal(cursor: "psycopg2.extensions.cursor", *, yes: bool) -> bool:
-    """Tell whether there is something to remove, which a person has agreed to."""
+def _confirm_removal(cursor: psycopg2.extensions.cursor, options: argparse.Namespace, lock_timeout: int) -> None:
+    """Ask whether to remove the rows that are there, and end if not; do not ask if there are none or `--yes` is set."""
     cursor.execute("SELECT (SELECT count(*) FROM users), (SELECT count(*) FROM orders), current_database()")
     users, orders, name = cursor.fetchone()
-    if not users or yes:
-        return True
     what = f"{_counted(users, orders)} in the database {name}"
-    if not sys.stdin.isatty():
+    asks = users > 0 and not options.yes
+    if asks and not sys.stdin.isatty():
         raise Refused(f"--reset would remove {what}; without a terminal to ask on, say --yes as well")
+    seconds = max(1, round((options.users + options.orders) / USUAL_RATE))
+    _say(
+        f"until all rows are in, about {seconds} s, reads and writes of the service wait;"
+        f" after {lock_timeout} s (SHOP_LOCK_TIMEOUT) they get a 503"
+    )
+    if not asks:
+        return
     try:
         answer = input(f"Remove {what}? [y/N] ")
     except EOFError:
         answer = ""
     if answer.strip().lower() not in ("y", "yes"):
-        raise Declined
-    return True
+        _say("no row was changed")
+        sys.exit(1)
 
 
-def _past(cursor: "psycopg2.extensions.cursor", settings: Settings, options: argparse.Namespace) -> Past:
+def _past(cursor: psycopg2.extensions.cursor, settings: Settings, options: argparse.Namespace) -> Past:
     """Return what is to be added, made so that it meets nothing that is there."""
     cursor.execute(r"SELECT max(substring(email_key FROM '\.(\d+)@example\.com$')::numeric) FROM users")
     (used,) = cursor.fetchone()
@@ -180,7 +207,7 @@ def _past(cursor: "psycopg2.extensions.cursor", settings: Settings, options: arg
     )
 
 
-def _copy(cursor: "psycopg2.extensions.cursor", batch: Batch) -> None:
+def _copy(cursor: psycopg2.extensions.cursor, batch: Batch) -> None:
     for table, columns, rows in (("users", USER_COLUMNS, batch.users), ("orders", ORDER_COLUMNS, batch.orders)):
         if rows:
             # In large pieces: for each the driver waits until the thread that makes the next batch lets it run.
@@ -226,8 +253,7 @@ def _plain_progress(total: int, started: float):
         # A line at the beginning, so that one sees that it works, and then for each step.
         if not before or before * STEPS // total != done * STEPS // total:
             left = (time.monotonic() - started) * (total - done) / done if done else 0
-            sentence = f"{done:,} of {total:,} orders, {_rate(done, started)}, {left:.0f} s left"
-            print(f"seed_demo: {sentence}", file=sys.stderr, flush=True)
+            _say(f"{done:,} of {total:,} orders, {_rate(done, started)}, {left:.0f} s left")
 
     return advance
 
@@ -258,7 +284,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--orders", type=_count(0, MAX_ORDERS), default=10_000, metavar="M", help="default: 10000")
     parser.add_argument("--seed", type=_text, default="demo", metavar="S", help="what the values follow from")
     parser.add_argument(
-        "--until", type=_day, default=datetime.now(UTC).date(), metavar="DATE",
+        "--until", type=_day, default=_today(), metavar="DATE",
         help="everything happened in the year before this day, YYYY-MM-DD (default: today, UTC)",
     )  # fmt: skip
     parser.add_argument("--reset", action="store_true", help="remove all users and orders first, after asking")
@@ -292,7 +318,7 @@ def _text(text: str) -> str:
 
 
 def _day(text: str) -> date:
-    today = datetime.now(UTC).date()
+    today = _today()
     try:
         day = date.fromisoformat(text)
     except ValueError:
@@ -302,12 +328,20 @@ def _day(text: str) -> date:
     return day
 
 
+def _today() -> date:
+    return datetime.now(timezone.utc).date()  # noqa: UP017 - an older Python has no UTC
+
+
 def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
     raise KeyboardInterrupt
 
 
+def _say(sentence: str) -> None:
+    print(f"seed_demo: {sentence}", file=sys.stderr, flush=True)
+
+
 def _refuse(sentence: str) -> int:
-    print(f"seed_demo: {sentence}", file=sys.stderr)
+    _say(sentence)
     return USAGE_ERROR
 
 

@@ -5,9 +5,11 @@ import importlib.util
 import io
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import unittest
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
@@ -195,12 +197,13 @@ class RefusalTest(SeedTestCase):
     def test_ctrl_c_leaves_everything_as_it_was(self):
         user = UserFactory.create()
         with start("--users", "5000", "--orders", "3000000", "--reset", "--yes") as process:
+            self.assertIn("reads and writes of the service wait", process.stderr.readline())
             # By then rows have been removed and others written, in the transaction.
             self.assertRegex(process.stderr.readline(), r"of 3,000,000 orders, [\d,]+/s, \d+ s left$")
             process.send_signal(signal.SIGINT)
             ended = finished(process)
         self.assertEqual((130, ""), (ended.returncode, ended.stdout))
-        self.assertRegex(ended.stderr, r"(?m)^seed_demo: interrupted; the database is as it was$")
+        self.assertRegex(ended.stderr, r"(?m)^seed_demo: interrupted; no row was changed$")
         self.assertEqual([user], list(User.select()))
         self.assertEqual(0, Order.select().count())
 
@@ -224,17 +227,26 @@ class RefusalTest(SeedTestCase):
         self.assertRefused("SHOP_ENVIRONMENT says .* production, .*", run(SHOP_ENVIRONMENT="Production"))
         self.assertEqual(1, User.select().count())
 
-    def test_a_database_without_the_schema_is_refused_with_the_command_that_makes_it(self):
+    def test_a_database_without_the_schema_is_migrated_first(self):
         unseeded = empty("unseeded")
         self.addCleanup(drop, unseeded)
-        said = run(SHOP_DATABASE_URL=unseeded.url)
-        self.assertRefused(
-            "the database's schema lacks 0001_.*; shop migrate or scripts/serve brings it up to date", said
-        )
+        ended = run("--users", "1", "--orders", "2", SHOP_DATABASE_URL=unseeded.url)
+        self.assertEqual(0, ended.returncode, ended.stderr)
+        self.assertRegex(ended.stderr, r"\Aseed_demo: applied 0001_users_and_orders, ")
+        self.assertIn("Added 1 user and 2 orders", ended.stdout)
+
+    def test_a_failed_analyze_does_not_hide_that_the_rows_are_there(self):
+        database.execute_sql("BEGIN; LOCK TABLE users IN SHARE UPDATE EXCLUSIVE MODE")
+        self.addCleanup(database.execute_sql, "ROLLBACK")
+        ended = run("--users", "1", "--orders", "0", SHOP_LOCK_TIMEOUT="1")
+        self.assertEqual((0, 1), (ended.returncode, User.select().count()))
+        self.assertIn("the rows are there, but ANALYZE failed: canceling statement due to lock timeout", ended.stderr)
+        self.assertIn("Added 1 user", ended.stdout)
 
     def test_a_database_that_is_not_there_is_told_in_a_sentence(self):
         self.assertRefused(
-            "the database .* refused.*", run(SHOP_DATABASE_URL=server().url.with_database("no_such_database"))
+            "the database refused, and no row was changed: .*",
+            run(SHOP_DATABASE_URL=server().url.with_database("no_such_database")),
         )
 
     def test_a_reset_wants_a_yes(self):
@@ -248,6 +260,9 @@ class RefusalTest(SeedTestCase):
                 ended = run("--users", "3", "--orders", "0", "--reset", stdin=terminal)
                 self.assertEqual((status, users), (ended.returncode, User.select().count()), ended.stderr)
                 self.assertIn("Remove 1 user and 0 orders in the database", ended.stdout)
+                self.assertRegex(
+                    ended.stderr, r"about 1 s, reads and writes .* after 5 s \(SHOP_LOCK_TIMEOUT\) they get"
+                )
 
     def test_of_two_runs_at_once_the_second_is_refused(self):
         with contextlib.closing(psycopg2.connect(run_database_url())) as other, other.cursor() as cursor:
@@ -272,6 +287,24 @@ class CommandTest(SeedTestCase):
         ):
             with self.subTest(arguments):
                 self.assertRefused(sentence, run(*arguments))
+
+    def test_what_will_be_refused_anyway_is_refused_before_packages_are_installed(self):
+        # Without its site-packages this Python has none of the packages, and there is no virtual environment to make.
+        folder = Path(self.enterContext(tempfile.TemporaryDirectory()))
+        script = shutil.copy(SCRIPT, folder)
+        (folder / "in-venv").write_text("#!/bin/sh\necho installing >&2\n")
+        (folder / "in-venv").chmod(0o755)
+        for arguments, environment, sentence in (
+            (["--orders", "many"], {}, "argument --orders: must be a whole number from 0 to 100000000"),
+            ([], {"SHOP_ENVIRONMENT": "production"}, "SHOP_ENVIRONMENT says that this is production, .*"),
+            ([], {}, "installing"),
+        ):
+            with self.subTest(arguments=arguments, environment=environment):
+                ended = subprocess.run(
+                    [sys._base_executable, "-S", script, *arguments],
+                    env={"PATH": os.environ["PATH"]} | environment, capture_output=True, text=True,
+                )  # fmt: skip
+                self.assertRegex(ended.stderr, rf"\A(seed_demo: )?{sentence}\n\Z")
 
     @unittest.skipUnless(Path(sys.prefix) == ROOT / ".venv", "elsewhere it would make the project's environment first")
     def test_a_python_without_the_packages_goes_on_in_the_project_s_environment(self):
