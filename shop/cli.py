@@ -66,6 +66,12 @@ def _parser() -> argparse.ArgumentParser:
         description="Prints the API description (OpenAPI 3.1).",
     )
     openapi_command.add_argument("--markdown", action="store_true", help="as a page for client programmers instead")
+    openapi_command.add_argument(
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="write to FILE; unlike with the shell's >, FILE keeps its text if the command fails",
+    )
     openapi_command.set_defaults(run="openapi")
 
     staff_command = commands.add_parser(

@@ -131,7 +131,11 @@ def _openapi(options: argparse.Namespace) -> None:
     # No request is served, so no key and no database are needed.
     parts = make_parts(Settings.load(secret_key=secrets.token_urlsafe(MIN_KEY_BYTES)))
     description = describe(make_routes(parts))
-    sys.stdout.write(render(description) if options.markdown else json.dumps(description, indent=2) + "\n")
+    text = render(description) if options.markdown else json.dumps(description, indent=2) + "\n"
+    if options.output is None:
+        sys.stdout.write(text)
+    else:
+        options.output.write_text(text, "utf-8")
 
 
 def _migrate_and_tell(settings: Settings) -> None:

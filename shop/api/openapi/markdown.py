@@ -11,7 +11,7 @@ Json = dict[str, Any]
 HEAD = """\
 # The API, for client programmers
 
-Generated from the OpenAPI document at `/openapi.json` by `shop openapi --markdown > docs/api.md`.
+Generated from the OpenAPI document at `/openapi.json` by `shop openapi --markdown --output docs/api.md`.
 
 {introduction}
 ## Requests and responses
