@@ -110,10 +110,6 @@ class DescriptionTest(ApiTestCase):
         order = self.client.post("/orders", self.example("NewOrder") | {"userId": user_id}, **known).json
         change = exactjson.dumps(self.example("StatusChange"))
         self.client.request("PATCH", f"/orders/{order['id']}", change, status=200, **known)
-        tried = {"Registration", "Login", "NewOrder", "StatusChange"}
-        self.assertEqual(
-            {operation.declared.body.__name__ for operation in operations() if operation.declared.body}, tried
-        )
 
     def test_every_example_is_valid_where_it_stands(self):
         for name, schema in self.described["components"]["schemas"].items():
