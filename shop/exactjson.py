@@ -3,6 +3,7 @@
 Reading is jiter's, writing is orjson's; what is ours are the settings and the sentences.
 """
 
+from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
@@ -57,6 +58,12 @@ def dumps(value: object) -> bytes:
         TypeError: Something in `value` has no JSON form.
     """
     return orjson.dumps(value, default=_encode, option=orjson.OPT_UTC_Z)
+
+
+def timestamp(moment: datetime) -> datetime | str:
+    """Return a UTC moment as what `dumps` writes in the form of RFC 3339 with ``Z``, always with microseconds."""
+    # The writer takes a tenth of the time of isoformat, and a page has up to 100 of them; but it drops a fraction of 0.
+    return moment if moment.microsecond else moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def number(value: Decimal) -> Raw:

@@ -1,4 +1,4 @@
-"""``/orders`` and ``/orders/{order_id}``."""
+"""``/orders``, ``/orders/{order_id}`` and ``/orders/{order_id}/events``."""
 
 from collections.abc import Callable
 from datetime import datetime
@@ -9,7 +9,7 @@ from shop.api import responses, schemas
 from shop.api.context import Request
 from shop.api.openapi import documents
 from shop.api.operations import Success, operation
-from shop.domain import orders
+from shop.domain import events, orders
 from shop.errors import Forbidden, IdempotencyKeyReused, InvalidTransition, OrderNotFound, UserNotFound
 
 
@@ -53,6 +53,9 @@ class OrderCollection:
 class OrderItem:
     """``/orders/{order_id}``"""
 
+    def __init__(self, clock: Callable[[], datetime]) -> None:
+        self._clock = clock
+
     @operation(
         "getOrder",
         "Return an order with its owner",
@@ -73,5 +76,20 @@ class OrderItem:
     )
     def on_patch(self, request: Request, response: falcon.Response, order_id: str, body: schemas.StatusChange) -> None:
         """Change an order's status."""
-        changed = orders.change_status(request.context.actor, order_id, body.status)
+        changed = orders.change_status(request.context.actor, order_id, body.status, now=self._clock())
         responses.write(response, responses.order(changed))
+
+
+class OrderEvents:
+    """``/orders/{order_id}/events``"""
+
+    @operation(
+        "listOrderEvents",
+        "Return the events of an order, oldest first",
+        success=Success(200, "The events", documents.OrderEvents),
+        errors=(OrderNotFound,),
+    )
+    def on_get(self, request: Request, response: falcon.Response, order_id: str) -> None:
+        """Return the events of an order, oldest first."""
+        listed = events.list_for(request.context.actor, order_id)
+        responses.write(response, {"events": [responses.event(event) for event in listed]})

@@ -1,16 +1,18 @@
 """How answers look: what all have, explicit representations of the successful ones, and the writing of them."""
 
-from datetime import datetime
 from typing import Any
 
 import falcon
 
 from shop import exactjson
 from shop.domain.accounts import Account
+from shop.domain.events import Event
 from shop.domain.orders import OwnedOrder, PlacedOrder
 
 # The order of fields that the contract shows. PostgreSQL keeps another one in jsonb: by length, then by alphabet.
 _ADDRESS_FIELDS = ("street", "city", "state", "zipCode", "country")
+
+_EVENT_FIELDS = ("orderId", "userId", "status", "previousStatus", "total")
 
 
 class Response(falcon.Response):
@@ -47,7 +49,7 @@ def user(account: Account) -> dict[str, object]:
         "id": account.id,
         "name": account.name,
         "email": account.email,
-        "createdAt": timestamp(account.created_at),
+        "createdAt": exactjson.timestamp(account.created_at),
     }
 
 
@@ -60,7 +62,7 @@ def order(placed: PlacedOrder) -> dict[str, object]:
         "total": exactjson.number(placed.total),
         "status": placed.status,
         "shippingAddress": _address(exactjson.loads_stored(placed.shipping_address)),
-        "createdAt": timestamp(placed.created_at),
+        "createdAt": exactjson.timestamp(placed.created_at),
     }
 
 
@@ -68,6 +70,21 @@ def owned_order(owned: OwnedOrder) -> dict[str, object]:
     """An order with its owner."""
     owner = {"id": owned.order.user_id, "name": owned.owner_name, "email": owned.owner_email}
     return order(owned.order) | {"user": owner}
+
+
+def event(recorded: Event) -> dict[str, object]:
+    """An event of an order."""
+    return {"id": recorded.id, "type": recorded.type, "time": recorded.time, "data": event_data(recorded)}
+
+
+def event_data(recorded: Event) -> dict[str, object]:
+    """The data of an event, in the API and in webhooks."""
+    stored = recorded.data
+    return {
+        field: exactjson.digits(stored[field]) if field == "total" else stored[field]
+        for field in _EVENT_FIELDS
+        if field in stored
+    }
 
 
 def _item(stored: dict[str, Any]) -> dict[str, object]:
@@ -81,9 +98,3 @@ def _item(stored: dict[str, Any]) -> dict[str, object]:
 
 def _address(stored: dict[str, str]) -> dict[str, str]:
     return {field: stored[field] for field in _ADDRESS_FIELDS if field in stored}
-
-
-def timestamp(moment: datetime) -> datetime | str:
-    """Return a UTC moment as what is written in the form of RFC 3339 with ``Z``, always with microseconds."""
-    # The writer takes a tenth of the time of isoformat, and a page has up to 100 of them; but it drops a fraction of 0.
-    return moment if moment.microsecond else moment.isoformat(timespec="microseconds").replace("+00:00", "Z")

@@ -11,6 +11,7 @@ from peewee import (
     IntegerField,
     JSONField,
     Model,
+    SmallIntegerField,
     TextField,
     UUIDField,
 )
@@ -52,6 +53,10 @@ class Order(Model):
     idempotency_key = TextField(null=True)
     request_digest = BlobField(null=True)
     created_at = DateTimeTZField()
+    # The outbox, see `shop.domain.events`.
+    events = JSONField(dumps=_json_text, default=list)
+    events_taken = SmallIntegerField(default=0)
+    untaken_since = DateTimeTZField(null=True)
 
     class Meta:
         database = database

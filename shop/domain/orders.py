@@ -6,9 +6,10 @@ from datetime import datetime
 from decimal import Decimal
 from typing import NamedTuple
 
-from peewee import JOIN, Expression, IntegrityError, Tuple, fn
+from peewee import JOIN, SQL, Expression, IntegrityError, Tuple, fn
 
 from shop import exactjson
+from shop.domain import events
 from shop.domain.models import Order, User
 from shop.errors import (
     FieldError,
@@ -93,6 +94,9 @@ _INSERT = Statement(
             Order.idempotency_key: Slot("idempotency_key"),
             Order.request_digest: Slot("request_digest"),
             Order.created_at: Slot("created_at"),
+            Order.events: Slot("events"),
+            Order.events_taken: SQL("0"),
+            Order.untaken_since: Slot("created_at"),
         }
     )
     # If requests with one key race, one inserts. The others wait for it here, and then find its order.
@@ -146,7 +150,13 @@ _LIST_BY_STATUS = _list_statement(Order.status == Slot("status"))
 def _change_statement(*whose: Expression) -> Statement:
     """Return the statement of a change: it changes nothing unless the status is one that leads to the new one."""
     return Statement(
-        Order.update({Order.status: Slot("status")})
+        Order.update(
+            {
+                Order.status: Slot("status"),
+                Order.events: events.status_changed(),
+                Order.untaken_since: fn.COALESCE(Order.untaken_since, Slot("now", "timestamptz")),
+            }
+        )
         .where(*whose, Order.id == Slot("id"), Order.status == fn.ANY(Slot("before", "text[]")))
         .returning(*_ORDER)
     )
@@ -203,6 +213,7 @@ def place(
             idempotency_key=idempotency_key,
             request_digest=digest,
             created_at=now,
+            events=events.placed(status="confirmed", total=total, now=now),
         )
     except IntegrityError as error:
         if sqlstate(error) == FOREIGN_KEY_VIOLATION:
@@ -281,7 +292,7 @@ def list_for(
     return orders[:limit], len(orders) > limit
 
 
-def change_status(actor: Actor, order_id: str, status: str) -> PlacedOrder:
+def change_status(actor: Actor, order_id: str, status: str, *, now: datetime) -> PlacedOrder:
     """Move an order to `status` and return it. If changes race, one wins.
 
     Raises:
@@ -298,9 +309,10 @@ def change_status(actor: Actor, order_id: str, status: str) -> PlacedOrder:
         raise OrderNotFound
     statement, whose = (_CHANGE_ANY, {}) if actor.is_staff else (_CHANGE_OWN, {"user_id": actor.user_id})
     before = _leading_to(status)
+    event = events.new_status(status, now)
     # Statuses only lead forward, so the service itself cannot change an order more often than there are statuses.
     for _ in STATUSES:
-        row = database.row(statement, id=parsed, status=status, before=before, **whose)
+        row = database.row(statement, id=parsed, status=status, before=before, event=event, now=now, **whose)
         if row is not None:
             return PlacedOrder._make(row)
         # Either there is no such order, or its status stood in the way when the statement ran.

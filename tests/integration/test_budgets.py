@@ -17,6 +17,7 @@ BUDGETS = {
     "POST /orders": 1,
     "GET /orders/{order_id}": 1,
     "PATCH /orders/{order_id}": 1,
+    "GET /orders/{order_id}/events": 1,
     "GET /livez": 0,
     "GET /readyz": 1,
     "GET /openapi.json": 0,

@@ -21,7 +21,7 @@ from tests.harness.postgres import empty, setUpModule, tearDownModule  # noqa: F
 from tests.support.cases import ApiTestCase
 from tests.support.live import run_shop
 
-ALL = ["0001_users_and_orders", "0002_login_failures", "0003_email_key"]
+ALL = ["0001_users_and_orders", "0002_login_failures", "0003_email_key", "0004_order_events"]
 
 
 class SchemaTest(ApiTestCase):
@@ -56,6 +56,7 @@ class SchemaTest(ApiTestCase):
             "JSON": "jsonb",
             "BLOB": "bytea",
             "INT": "integer",
+            "SMALLINT": "smallint",
         }
         return names.get(field.field_type, field.field_type.lower())
 
@@ -90,9 +91,9 @@ def only(names):
 
 
 def migrate_with(url, text, replacement):
-    """Apply the migrations with a text in the last one replaced."""
-    with only(ALL) as directory:
-        last = directory / f"{ALL[-1]}.py"
+    """Apply the migrations up to 0003 with a text in that one replaced."""
+    with only(ALL[:3]) as directory:
+        last = directory / "0003_email_key.py"
         original = last.read_text("utf-8")
         assert text in original
         last.write_text(original.replace(text, replacement), "utf-8")
@@ -160,9 +161,9 @@ class EmailKeyTest(TestCase):
         with self.assertRaisesRegex(migrations.CannotMigrate, f"^these e-mail .*: {named}; nothing was changed"):
             self.migrate_in_batches_of_two()
         self.assertEqual(before, self.snapshot())
-        self.assertEqual([True, True, False], [bool(applied) for _, applied in migrations.status(self.url)])
+        self.assertEqual([True, True, False, False], [bool(applied) for _, applied in migrations.status(self.url)])
         self.execute("DELETE FROM users WHERE email = 'strasse@example.com'")
-        self.assertEqual(["0003_email_key"], migrations.migrate(self.url))
+        self.assertEqual(ALL[2:], migrations.migrate(self.url))
 
     def test_the_command_reports_a_collision_in_one_sentence(self):
         self.register("stra\u00dfe@example.com", "strasse@example.com")
@@ -175,8 +176,51 @@ class EmailKeyTest(TestCase):
         with self.assertRaises(ProgrammingError):
             migrate_with(self.url, 'db.execute_sql("CREATE UNIQUE', 'db.execute_sql("nonsense')
         self.register("bob@example.com")
-        self.assertEqual(["0003_email_key"], migrations.migrate(self.url))
+        self.assertEqual(ALL[2:], migrations.migrate(self.url))
         self.assertEqual({("ada@example.com",), ("bob@example.com",)}, set(self.execute("SELECT email_key FROM users")))
+
+
+class OrderEventsTest(TestCase):
+    """``0004_order_events`` on a database that has orders."""
+
+    def setUp(self):
+        self.url = empty("order_events").url
+        with only(ALL[:3]):
+            migrations.migrate(self.url)
+        with closing(psycopg2.connect(self.url)) as connection, connection, connection.cursor() as cursor:
+            cursor.execute("INSERT INTO users SELECT gen_random_uuid(), 'Ada', 'a', '', 'customer', now(), 'a'")
+            cursor.execute(self.PLACE)
+
+    PLACE = """
+        INSERT INTO orders (user_id, id, items, total, status, shipping_address, created_at)
+        SELECT id, gen_random_uuid(), '[]', 1, 'confirmed', '{}', now() FROM users
+    """
+
+    def outbox(self):
+        """Return the columns of the outbox of each order."""
+        with closing(psycopg2.connect(self.url)) as connection, connection.cursor() as cursor:
+            cursor.execute("SELECT events, events_taken, untaken_since FROM orders")
+            return cursor.fetchall()
+
+    def test_existing_orders_have_no_events_and_nothing_waits(self):
+        self.assertEqual(["0004_order_events"], migrations.migrate(self.url)[:1])
+        self.assertEqual([([], 0, None)], self.outbox())
+
+    def test_the_version_before_can_still_place_orders(self):
+        migrations.migrate(self.url)
+        with closing(psycopg2.connect(self.url)) as connection, connection, connection.cursor() as cursor:
+            cursor.execute(self.PLACE)
+        self.assertEqual([([], 0, None)] * 2, self.outbox())
+
+    def test_it_goes_on_after_an_interruption(self):
+        with only(ALL[:4]) as directory:
+            script = directory / "0004_order_events.py"
+            text = script.read_text("utf-8")
+            script.write_text(text.replace('"CREATE INDEX', '"nonsense'), "utf-8")
+            with self.assertRaises(ProgrammingError):
+                migrations.migrate(self.url)
+            script.write_text(text, "utf-8")
+            self.assertEqual(["0004_order_events"], migrations.migrate(self.url))
 
 
 class MigratingTest(TestCase):

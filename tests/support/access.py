@@ -20,6 +20,7 @@ POLICY: dict[str, tuple[Answer, Answer, Answer, Answer] | None] = {
     "GET /orders/{order_id}": (NO_ORDER, NO_ORDER, 200, 200),
     # The example body cancels, which an owner may.
     "PATCH /orders/{order_id}": (NO_ORDER, NO_ORDER, 200, 200),
+    "GET /orders/{order_id}/events": (NO_ORDER, NO_ORDER, 200, 200),
     "GET /livez": None,
     "GET /readyz": None,
     "GET /openapi.json": None,

@@ -43,6 +43,8 @@ SAMPLES: dict[str, object] = {
     "limit": 21,
     "created_at": _NOW,
     "now": _NOW,
+    "events": "[]",
+    "event": '{"data": {}}',
     "expiry": _NOW - timedelta(minutes=15),
 }
 PLAN_MODES = ("force_custom_plan", "force_generic_plan")

@@ -24,7 +24,7 @@ LAYERS = (
     {"shop.demo.past"},
     {"shop.demo.factories"},
     {"shop.domain.accounts", "shop.domain.orders"},
-    {"shop.domain.throttle"},
+    {"shop.domain.throttle", "shop.domain.events"},
     {"shop.domain.models"},
     {"shop.storage.database"},
     {"shop.storage.stalls"},

@@ -97,6 +97,48 @@ class OrderPage(Document):
     next_cursor: str | None = Field(description="the parameter `cursor` of the next page; null on the last page")
 
 
+class PlacedData(Document):
+    """The order as it was placed."""
+
+    order_id: Id
+    user_id: Id
+    status: Status = Field(examples=["confirmed"])
+    total: Money = Field(examples=[59.98])
+
+
+class StatusChangedData(Document):
+    """The order's status after and before the change."""
+
+    order_id: Id
+    user_id: Id
+    status: Status = Field(examples=["shipped"])
+    previous_status: Status = Field(examples=["confirmed"])
+
+
+class OrderPlaced(Document):
+    """An order was placed."""
+
+    id: Id
+    type: Literal["order.placed"]
+    time: Time
+    data: PlacedData
+
+
+class OrderStatusChanged(Document):
+    """An order's status was changed."""
+
+    id: Id
+    type: Literal["order.status_changed"]
+    time: Time
+    data: StatusChangedData
+
+
+class OrderEvents(Document):
+    """The events of an order, oldest first."""
+
+    events: list[OrderPlaced | OrderStatusChanged]
+
+
 class Description(BaseModel):
     """An OpenAPI document."""
 
