@@ -58,10 +58,10 @@ def check_home(home: Path, account: Account | None) -> None:
     for path in (*reversed(home.parents), home, home / "data"):
         if not path.exists():
             if path.is_symlink():
-                raise OSError(errno.ENOENT, f"is a link to {path.readlink()}, which does not exist", str(path))
+                raise OSError(errno.ENOENT, f"it is a link to {path.readlink()}, which does not exist", str(path))
             break
         if not path.is_dir():
-            raise OSError(errno.ENOTDIR, "is a file, not a directory", str(path))
+            raise OSError(errno.ENOTDIR, "it is a file, not a directory", str(path))
     nearest = next(path for path in (home, *home.parents) if path.exists())
     command = ["/bin/sh", "-c", 'cd "$1"', "sh", os.fspath(nearest)]
     if account and subprocess.run([*account.words, *command], cwd="/", stderr=subprocess.DEVNULL).returncode:

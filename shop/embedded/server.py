@@ -14,7 +14,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import weakref
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -24,7 +23,7 @@ import psutil
 
 from shop.embedded import home as homes
 from shop.embedded.home import default_home
-from shop.embedded.programs import Account, EmbeddedError, account_for, installed_programs, usable_programs
+from shop.embedded.programs import Account, EmbeddedError, account_for, usable_programs
 
 __all__ = ["AlreadyRunning", "EmbeddedError", "EmbeddedPostgres", "default_home"]
 
@@ -34,19 +33,6 @@ if sys.platform != "win32":
 WATCHER = os.fspath(Path(__file__).with_name("watch.sh"))
 LOG_TAIL = 15  # lines of the log that are shown if the server does not start
 HOLDER_GRACE = 1.0  # seconds that the watcher of a killed service gets to notice the end
-# The client reports errors of statements. In the log their text would be customers' data.
-SETTINGS = {
-    "max_connections": "200",
-    "timezone": "UTC",
-    "log_timezone": "UTC",
-    "log_min_messages": "log",
-    "log_checkpoints": "off",
-}
-FAST_SETTINGS = dict.fromkeys(("fsync", "synchronous_commit", "full_page_writes", "autovacuum"), "off") | {
-    "wal_level": "minimal",
-    "max_wal_senders": "0",
-    "io_method": "sync",
-}
 
 
 class AlreadyRunning(EmbeddedError):
@@ -75,7 +61,6 @@ class EmbeddedPostgres(AbstractContextManager["EmbeddedPostgres"]):
         self._sockets: Path | None = None
         self._lifeline: socket.socket | None = None  # the watcher stops the server when this is closed
         self._watcher: subprocess.Popen[bytes] | None = None
-        self._made = False  # whether a throw-away home is there that no watcher will remove
         self._pid = os.getpid()
 
     @classmethod
@@ -100,15 +85,10 @@ class EmbeddedPostgres(AbstractContextManager["EmbeddedPostgres"]):
     @property
     def url(self) -> str:
         """The `postgresql://` URL of the service's own database, as the service's own role."""
-        return self.url_for("shop")
-
-    def url_for(self, database: str) -> str:
-        """Return the URL of another database of the same server, for the same role."""
         if self._sockets is None:
             raise EmbeddedError("The embedded PostgreSQL has not been started.")
         # Without the port PGPORT in the environment would count.
-        host = quote(os.fsencode(self._sockets), safe="")
-        return f"postgresql://shop@/{quote(database, safe='')}?host={host}&port=5432"
+        return f"postgresql://shop@/shop?host={quote(os.fsencode(self._sockets), safe='')}&port=5432"
 
     def start(self, *, join: bool = False) -> None:
         """Start the server, and return when it accepts connections; do nothing if it runs already.
@@ -133,7 +113,7 @@ class EmbeddedPostgres(AbstractContextManager["EmbeddedPostgres"]):
         except OSError as error:
             self.stop()
             raise EmbeddedError(
-                f"The data directory {self.home} cannot be used: {error.filename or ''} {error.strerror}."
+                f"The data directory {self.home} cannot be used: {error.filename or 'error'}: {error.strerror}."
                 " Set SHOP_DATA_DIR to another directory."
             ) from error
         except BaseException:
@@ -148,22 +128,17 @@ class EmbeddedPostgres(AbstractContextManager["EmbeddedPostgres"]):
             self._lifeline.close()
         if self._watcher is not None:
             self._watcher.wait()
-        if self._made:
+        if self._throwaway:
+            # The watcher has removed it, if there was one.
             shutil.rmtree(self.home, ignore_errors=True)
-            self._made = False
         self._lifeline = self._watcher = self._sockets = None
         self._joined = False
 
     def _start(self, join: bool) -> None:
-        installed_programs()  # Without them there is no use in making folders.
         if "\n" in str(self.home):
             raise EmbeddedError(f"The data directory {str(self.home)!r} has a line break in its name.")
         account = account_for(self.home / "data")
         homes.check_home(self.home, account)
-        if self._throwaway:
-            self.home.mkdir()  # Others can write there too, and a folder that exists would be theirs.
-            self.home.chmod(0o711 if account else 0o700)
-            self._made = True
         homes.make_folders(self.home, account)
         lock = os.open(self.home / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
         try:
@@ -203,20 +178,23 @@ class EmbeddedPostgres(AbstractContextManager["EmbeddedPostgres"]):
             log.replace(self.home / "postgres.log.1")
         log.touch(0o600)
         homes.give_to(account, log, 0o600)
+        options = self._options | {"unix_socket_directories": '"{}"'.format(str(sockets).replace('"', '""'))}
         # Nothing of the service's environment: it has secrets, and PG* variables that PostgreSQL would use.
         environment = {
-            "PATH": os.environ.get("PATH", os.defpath),
+            **{name: os.environ[name] for name in ("PATH", "LD_LIBRARY_PATH") if name in os.environ},
             "LC_ALL": "C",
             "TZ": "UTC",
             "BIN": os.fspath(programs / "bin"),
-            "OPTIONS": self._server_options(sockets),
+            # The shell of `pg_ctl` reads them. The quotes are for commas and spaces in the path.
+            "OPTIONS": " ".join(f"-c {shlex.quote(f'{name}={value}')}" for name, value in options.items()),
             "FAST": "" if self._durable else "yes",
             "OWNER": "{}:{}".format(*account or (os.geteuid(), os.getegid())),
             "SOCKETS": "" if sockets.is_relative_to(self.home) else os.fspath(sockets),
             "THROWAWAY": "yes" if self._throwaway else "",
         }
         self._lifeline, theirs = socket.socketpair()
-        _lifelines.add(self._lifeline)
+        # A worker made by fork inherits it, and would keep the server alive after the service.
+        os.register_at_fork(after_in_child=self._lifeline.close)
         with theirs:
             self._watcher = subprocess.Popen(
                 ["/bin/sh", WATCHER, os.fspath(self.home), *(account.words if account else ())],
@@ -228,7 +206,6 @@ class EmbeddedPostgres(AbstractContextManager["EmbeddedPostgres"]):
                 # Ctrl-C in a terminal is for the service, which stops its workers before its database.
                 start_new_session=True,
             )
-        self._made = False
         self._await_ready(self._lifeline, log)
         if self._durable:
             folder = os.open(self.home, os.O_RDONLY)
@@ -236,18 +213,6 @@ class EmbeddedPostgres(AbstractContextManager["EmbeddedPostgres"]):
             os.close(folder)
         self._sockets = sockets
         _write(lock, f"{os.getpid()}\n{sockets}\n")
-
-    def _server_options(self, sockets: Path) -> str:
-        """Return the options of the server as the shell of `pg_ctl` reads them."""
-        settings = SETTINGS | ({} if self._durable else FAST_SETTINGS) | self._options
-        # These are promises, not options. The quotes are for commas and spaces in the path.
-        settings |= {
-            "port": "5432",
-            "listen_addresses": "",
-            "unix_socket_directories": '"{}"'.format(os.fspath(sockets).replace('"', '""')),
-            "unix_socket_permissions": "0700",
-        }
-        return " ".join(f"-c {shlex.quote(f'{name}={value}')}" for name, value in settings.items())
 
     def _await_ready(self, lifeline: socket.socket, log: Path) -> None:
         """Read the watcher's lines until one says that the server is ready."""
@@ -267,14 +232,3 @@ class EmbeddedPostgres(AbstractContextManager["EmbeddedPostgres"]):
 def _write(lock: int, text: str) -> None:
     os.ftruncate(lock, 0)
     os.pwrite(lock, text.encode(errors="surrogateescape"), 0)
-
-
-def _close_lifelines() -> None:
-    for lifeline in list(_lifelines):
-        lifeline.close()
-
-
-# A worker made by fork inherits every open file. With a lifeline it would keep the server alive after its parent.
-_lifelines: weakref.WeakSet[socket.socket] = weakref.WeakSet()
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_close_lifelines)

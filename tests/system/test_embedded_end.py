@@ -147,6 +147,7 @@ class CrashTest(EmbeddedTestCase):
         postgres.kill()
         self.assertGone(postgres, watcher)
         self.assertFalse(answers(url), "it is not started again")
+        self.assertFalse((home / "data/postmaster.pid").exists(), "its pid may soon be that of another process")
         with self.server(home) as server:
             self.assertEqual([(1,)], run_sql(server.url, "TABLE survivor"))
         said = service.close()
