@@ -1,10 +1,15 @@
 """The kit knows the project only through `tests.binding`."""
 
 import re
+import subprocess
+import sys
 import unittest
 from pathlib import Path
+from unittest import mock
 
 from tests import binding
+from tests.harness import gates
+from tests.harness.findings import Findings
 
 HARNESS = Path(__file__).resolve().parents[1] / "harness"
 
@@ -19,6 +24,11 @@ class BindingTest(unittest.TestCase):
         # Until the sandbox works at the driver.
         self.assertEqual(["sandbox.py"], naming)
 
+    def test_docker_is_imported_only_for_a_container(self):
+        code = "import sys, tests.harness.cases; print(*{'docker', 'testcontainers'} & {*sys.modules})"
+        done = subprocess.run([sys.executable, "-c", code], cwd=HARNESS.parents[1], capture_output=True, text=True)
+        self.assertEqual((0, "\n"), (done.returncode, done.stdout), done.stderr)
+
     def test_the_kit_imports_nothing_of_the_tests_but_itself_and_the_binding(self):
         for path in HARNESS.rglob("*.py"):
             with self.subTest(path.name):
@@ -27,3 +37,16 @@ class BindingTest(unittest.TestCase):
                 )
                 for module, name in imported:
                     self.assertRegex(f"{module} {name}", r"^\.harness\b|^ (binding|harness)$|^\.binding\b")
+
+
+class PolicyTest(unittest.TestCase):
+    """The access matrix of the binding."""
+
+    def test_a_cell_that_no_test_tried_is_a_shortfall(self):
+        findings = Findings(access={("GET /a", "owner"): "200"})
+        with mock.patch.object(binding, "policy", lambda: {"GET /a": {"owner": "200", "stranger": "404"}}):
+            self.assertEqual(["GET /a by stranger: in the access matrix, never tried"], gates.never_tried(findings))
+
+    def test_without_a_matrix_nothing_is_missing(self):
+        with mock.patch.object(binding, "policy", lambda: None):
+            self.assertEqual([], gates.never_tried(Findings()))

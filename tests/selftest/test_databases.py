@@ -1,5 +1,7 @@
 """The databases of a run: never another's, never forgotten, and no password in a message."""
 
+import contextlib
+import io
 import os
 import subprocess
 import sys
@@ -9,6 +11,7 @@ import unittest
 from unittest import mock
 
 import psycopg2
+from docker.errors import APIError, ImageNotFound
 
 from tests import binding
 from tests.harness import postgres
@@ -85,6 +88,20 @@ class VariableTest(unittest.TestCase):
                 message, shown = self.said(url)
                 self.assertTrue(message.startswith(f"{binding.PREFIX}DATABASE_URL: "), message)
                 self.assertNotRegex(message + shown, "hunter2|ter2@")
+
+    def test_an_image_that_cannot_be_pulled_is_a_short_sentence(self):
+        engine = mock.MagicMock()
+        engine.images.get.side_effect = ImageNotFound("no such image")
+        engine.images.pull.side_effect = APIError("registry: " + "a very long story " * 20)
+        variables = {postgres.SERVER: "container", postgres.IMAGE: "some/image:1"}
+        with (
+            mock.patch("docker.from_env", return_value=engine),
+            mock.patch.dict(os.environ, variables),
+            contextlib.redirect_stderr(io.StringIO()),
+            self.assertRaises(postgres.NoServerError) as caught,
+        ):
+            postgres._find()
+        self.assertEqual("Docker cannot pull the image some/image:1", str(caught.exception))
 
     def test_a_role_that_may_not_create_databases_is_named(self):
         with mock.patch("psycopg2.connect") as connect:
