@@ -20,7 +20,7 @@ from shop.embedded.programs import installed_programs
 from shop.embedded.server import EmbeddedError, EmbeddedPostgres
 from tests.harness.live import LIMIT, still_running, until
 from tests.support import homes
-from tests.support.homes import LINUX, ROOT, EmbeddedTestCase, answers, family, kill, run_sql, setUpModule  # noqa: F401
+from tests.support.homes import CHECKOUT, LINUX, ROOT, EmbeddedTestCase, answers, family, kill, run_sql, setUpModule  # noqa: F401
 
 
 class EndOfTheServiceTest(EmbeddedTestCase):
@@ -153,6 +153,13 @@ class CrashTest(EmbeddedTestCase):
         said = service.close()
         self.assertRegex(said, r"\Ashop: PostgreSQL has ended unexpectedly; \S*/postgres.log .*\n\Z")
 
+    def test_a_database_that_a_test_kills_prints_nothing(self) -> None:
+        killing = "from tests.support.faults import FaultyDatabase as F\nwith F() as f: f.kill(); f.start(); f.kill()"
+        done = subprocess.run(
+            [sys.executable, "-W", "error", "-c", killing], capture_output=True, text=True, cwd=CHECKOUT
+        )
+        self.assertEqual((0, "", ""), (done.returncode, done.stdout, done.stderr))
+
     def test_a_service_starts_a_server_again_that_has_died(self) -> None:
         server = self.server(self.filled_home(), stderr=subprocess.DEVNULL)
         server.start()
@@ -223,6 +230,8 @@ class CrashTest(EmbeddedTestCase):
 @unittest.skipUnless(ROOT, "what the service does as root shows only as root")
 class RootTest(EmbeddedTestCase):
     def test_the_server_runs_as_an_account_without_roots_groups(self) -> None:
+        self.addCleanup(os.setgroups, os.getgroups())
+        os.setgroups([0, 4])
         self.server(self.filled_home()).start()
         _, postgres, _ = family(os.getpid())
         self.assertNotIn(0, (*postgres.uids(), *postgres.gids()))
