@@ -2,10 +2,12 @@
 
 import json
 from collections.abc import Callable
+from datetime import UTC, datetime
+from decimal import Decimal
 from typing import NamedTuple
 
 from benchmark import rows
-from shop.domain import accounts, orders
+from shop.domain import accounts, events, orders
 from shop.security.tokens import Actor, Tokens
 from shop.storage.statements import Statement
 
@@ -77,6 +79,11 @@ def _script(statement: Statement, **expressions: str) -> str:
     return f"{user}\n{order}\n{sql};\n"
 
 
+def _literal(text: str) -> str:
+    """Return JSON text as an SQL literal in a template."""
+    return f"'{text}'".replace("{", "{{").replace("}", "}}")
+
+
 _USER = rows.user_id_sql(":user")
 _ORDER = rows.order_id_sql(":order")
 
@@ -102,13 +109,14 @@ OPERATIONS = (
             orders._INSERT,
             user_id=_USER,
             id="uuidv7()",
-            items=f"'{json.dumps(json.loads(rows.ITEMS))}'".replace("{", "{{").replace("}", "}}"),
+            items=_literal(json.dumps(json.loads(rows.ITEMS))),
             total=rows.TOTAL,
             status="'confirmed'",
-            shipping_address=f"'{rows.ADDRESS}'".replace("{", "{{").replace("}", "}}"),
+            shipping_address=_literal(rows.ADDRESS),
             idempotency_key="NULL",
             request_digest="NULL",
             created_at="now()",
+            events=_literal(events.placed(status="confirmed", total=Decimal(rows.TOTAL), now=datetime.now(UTC))),
         ),
         201,
     ),

@@ -81,7 +81,8 @@ class FaultyDatabase:
 
     def kill(self) -> None:
         """Kill the main process with SIGKILL, and return when the last process of the server has ended."""
-        with suppress(psutil.NoSuchProcess):
+        # If the process has ended already, its watcher may have removed the file with its id.
+        with suppress(psutil.NoSuchProcess, FileNotFoundError):
             self.main_process.kill()
         self._embedded.stop()
 
