@@ -13,9 +13,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from coverage import Coverage
-from coverage.exceptions import CoverageWarning
-
 from tests import binding
 from tests.harness.findings import Findings
 
@@ -53,6 +50,8 @@ class Measurement:
     """The measurement of a run; begun before anything of the project is imported."""
 
     def __init__(self) -> None:
+        from coverage import Coverage  # noqa: PLC0415 - it takes a while, and most runs measure nothing.
+
         folder = Path(tempfile.mkdtemp(prefix=f"{binding.NAME}-coverage-"))
         atexit.register(shutil.rmtree, folder)
         self._data = folder / "data"
@@ -76,6 +75,8 @@ class Measurement:
 
     def end(self) -> CodeCoverage:
         """Return what all processes together have run."""
+        from coverage.exceptions import CoverageWarning  # noqa: PLC0415
+
         self._coverage.stop()
         self._coverage.save()
         with warnings.catch_warnings():

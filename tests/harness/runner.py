@@ -29,6 +29,7 @@ from tests.harness.results import (
     INTERRUPTED,
     PASSED,
     PROGRAM,
+    SEED,
     WRONG_OPTIONS,
     Result,
     say,
@@ -140,8 +141,10 @@ class Program(unittest.TestProgram):
             self.status = FAILED
 
     def _bisect(self, name: str, tests: Sequence[unittest.TestCase]) -> None:
+        cases = _loaded("cases")
+        seed = f"{SEED}={cases.run_seed()}" if cases else ""
         try:
-            self.status = bisect(name, tests, lambda part: self._workers(part, 1))
+            self.status = bisect(name, tests, lambda part: self._workers(part, 1), seed)
         except KeyboardInterrupt:
             self.status = INTERRUPTED
 

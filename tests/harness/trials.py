@@ -40,13 +40,14 @@ def culprits(before: Tests, fails: Callable[[Tests], bool]) -> Tests | None:
     return None
 
 
-def bisect(name: str, tests: Tests, workers: Callable[[Tests], Workers]) -> int:
+def bisect(name: str, tests: Tests, workers: Callable[[Tests], Workers], seed: str = "") -> int:
     """Find the tests after which the test `name` fails; print them and return the exit status.
 
     Args:
         name: The id of one of `tests`.
         tests: In the order of the run.
         workers: Makes a suite that runs tests in a fresh process.
+        seed: Assignment of the variable that repeats the values of the factories.
     """
     before = tuple(itertools.takewhile(lambda test: test.id() != name, tests))
     if len(before) == len(tests):
@@ -73,7 +74,7 @@ def bisect(name: str, tests: Tests, workers: Callable[[Tests], Workers]) -> int:
         return FAILED
     together = f" these {len(names)} together, and none of them can be left out" if len(names) > 1 else ""
     say(f"it fails after{together}:", *(f"  {culprit}" for culprit in names))
-    say("repeat it with:", f"  {' '.join([PROGRAM, *names, name])}")
+    say("repeat it with:", f"  {' '.join(filter(None, [seed, PROGRAM, *names, name]))}")
     return FAILED
 
 

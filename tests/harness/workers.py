@@ -126,9 +126,10 @@ class Workers(unittest.TestSuite):
                 return
             ready = wait([worker.connection for worker in workers], self._patience(workers))
             for worker in list(workers):
-                alive = worker.hear(result) if worker.connection in ready else worker.keep_time(result, self._limit)
-                if not alive:
-                    workers.remove(worker)
+                with _interrupted_later():  # A message that was read is not lost.
+                    alive = worker.hear(result) if worker.connection in ready else worker.keep_time(result, self._limit)
+                    if not alive:
+                        workers.remove(worker)
 
     def _patience(self, workers: "Iterable[_Worker]") -> float | None:
         """Return the seconds until the first worker exceeds its limit."""
@@ -186,7 +187,8 @@ class _Worker:
         if self.running is not None:
             limit = getattr(self.running, "time_limit", limit)
         elif self._left:
-            limit = getattr(self._tests[self._left[0]], "time_limit", limit)
+            # Fixtures have at least the general limit.
+            limit = limit and max(limit, getattr(self._tests[self._left[0]], "time_limit", 0))
         return self._since + limit if limit else None
 
     def keep_time(self, result: Result, limit: float) -> bool:

@@ -216,9 +216,20 @@ class HostileTest(OneRuleTestCase):
         for operation in operations():
             body = json.dumps(self.body(operation)).encode() if operation.declared.body else b""
             for name in (*READ_HEADERS, *UNREAD_HEADERS):
-                for value in HEADER_VALUES if name in READ_HEADERS else HEADER_VALUES[:4]:
+                for value in HEADER_VALUES if reads(operation, name) else HEADER_VALUES[:3]:
                     with self.subTest(operation=str(operation), header=name, value=value[:40]):
                         self.send(operation, body, **{name: value})
+
+
+def reads(operation: Operation, header: str) -> bool:
+    """Tell whether the operation reads the header, so that each value is worth a request."""
+    declared = operation.declared
+    return {
+        "Authorization": not declared.is_public,
+        "Content-Type": declared.body is not None,
+        "Idempotency-Key": declared.headers is not None,
+        "X-Request-ID": declared.id == "isAlive",  # Every operation reads it in the same place.
+    }.get(header, False)
 
 
 class ArbitraryTest(OneRuleTestCase):

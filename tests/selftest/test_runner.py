@@ -1,10 +1,10 @@
 """The command line of `scripts/test`, on small packages of tests that are thrown away."""
 
+import io
 import os
 import re
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -13,8 +13,6 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 from unittest import mock
-
-import psutil
 
 from tests.harness import order, results, runner
 from tests.harness.findings import Findings
@@ -53,37 +51,16 @@ THROWN_AWAY = {
             def test_it_knows_the_order(self):
                 self.assertEqual("--shuffle=7", order_options())
         """,
-    "fine/test_ordered.py": """
-        import unittest
-
-        seen = set()
-
-        class ATest(unittest.TestCase):
-            def test_guilty(self): seen.add("guilty")
-
-            def test_innocent(self): pass
-
-        class BTest(unittest.TestCase):
-            def test_victim(self): self.assertNotIn("guilty", seen)
-        """,
     "slow/__init__.py": """
         from tests.harness import tiers
 
         load_tests = tiers.slow(__name__, __path__)
         """,
-    "slow/test_waiting.py": """
-        import os, signal, subprocess, tempfile, unittest
+    "slow/test_slow.py": """
+        import unittest
 
-        class WaitingTest(unittest.TestCase):
-            def test_before(self): pass
-
-            def test_waiting(self):
-                file = tempfile.NamedTemporaryFile(delete=False)
-                # A process whose parent has ended, in a session of its own.
-                script = "sleep 60 >/dev/null 2>&1 & echo $!"
-                sleeping = subprocess.check_output(["sh", "-c", script], start_new_session=True, text=True)
-                print(os.getpid(), sleeping.strip(), file.name, flush=True)
-                signal.pause()
+        class SlowTest(unittest.TestCase):
+            def test_it(self): self.fail("it is left out")
         """,
 }
 
@@ -207,43 +184,13 @@ class RunTest(unittest.TestCase):
         arguments = ("discover", "-k", "fine", "-k", "test_subtests", "-p", "test_[bf]*.py")
         ours, plain = run(*arguments), run(*arguments, module="unittest")
         self.assertEqual(1, ours.returncode)
-        self.assertRegex(ours.stderr, r"Ran 7 tests")
+        self.assertRegex(ours.stderr, r"Ran [67] tests")  # Python 3.12.1 does not count skipped tests.
 
         def bare(ended: "subprocess.CompletedProcess[str]") -> tuple[int, str, str]:
             return ended.returncode, ended.stdout, re.sub(r"in [\d.]+s|skipped: .*\n", "", ended.stderr)
 
         self.assertEqual(bare(plain), bare(ours))
         self.assertRegex(plain.stderr, r"not run: slow \(scripts/test --all runs everything\)\n$")
-
-    def test_a_run_without_tests_is_not_a_success(self):
-        self.assertEqual(results.NO_TESTS, run("-k", "no_such_test", "fine/").returncode)
-
-    def test_ctrl_c_shows_the_results_so_far_and_leaves_nothing(self):
-        for arguments in (["--all", "-k", "Waiting"], ["slow", "--parallel"]):
-            with self.subTest(arguments), start("-v", *arguments) as process:
-                worker, sleeping, file = process.stdout.readline().split()
-                left = [psutil.Process(int(pid)) for pid in (worker, sleeping)]
-                process.send_signal(signal.SIGINT)
-                _, stderr = process.communicate(timeout=LIMIT)
-                self.assertEqual(results.INTERRUPTED, process.returncode)
-                self.assertFalse([each for each in left if each.is_running()])
-                self.assertFalse(Path(file).parent.exists())
-                self.assertRegex(
-                    stderr, r"test_before .* ok\n(.*\n)*.*interrupted during .*waiting\n(.*\n)*Ran \d test"
-                )
-                self.assertNotIn("Traceback", stderr)
-
-
-class BisectTest(unittest.TestCase):
-    """`--bisect`."""
-
-    def test_the_pair_is_printed_with_the_line_that_repeats_it(self):
-        ended = run("--bisect", "fine.test_ordered.BTest.test_victim", "fine.test_ordered")
-        self.assertEqual(results.FAILED, ended.returncode)
-        line = "scripts/test fine.test_ordered.ATest.test_guilty fine.test_ordered.BTest.test_victim"
-        self.assertEqual(
-            ["  fine.test_ordered.ATest.test_guilty", "repeat it with:", f"  {line}"], ended.stderr.splitlines()[-3:]
-        )
 
 
 class CommandLineTest(unittest.TestCase):
@@ -272,13 +219,19 @@ class CommandLineTest(unittest.TestCase):
                 self.assertEqual(results.WRONG_OPTIONS, ended.exception.code)
                 self.assertRegex(said, r"\Ascripts/test: .*--.*\n\Z")
 
-    def test_help_names_each_of_our_options_before_those_of_unittest(self):
-        ended = run("--help")
-        self.assertEqual(0, ended.returncode)
-        ours, theirs = ended.stdout.split("usage: scripts/test", 1)
-        for option in ("all", "shuffle", "parallel", "limit", "keep-server", "durations", "bisect", "parity"):
-            self.assertIn(f"\n  --{option}", ours)
-        self.assertIn("--failfast", theirs)
+    def test_help_names_each_of_our_options(self):
+        with mock.patch("sys.stdout", io.StringIO()) as stdout:
+            own, rest = runner.parse(["--help"])
+        self.assertEqual(["--help"], rest)
+        for option in (f"--{name.replace('_', '-')}" for name in vars(own)):
+            self.assertIn(f"\n  {option}", stdout.getvalue())
+
+    def test_a_run_without_tests_is_not_a_success(self):
+        result = unittest.TestResult()
+        with mock.patch.object(results, "say"):
+            self.assertEqual(results.NO_TESTS, results.status_of(result))
+        result.addSkip(self, "a reason")
+        self.assertEqual(results.PASSED, results.status_of(result))
 
     def test_the_cost_of_the_sandbox_includes_that_of_the_workers(self):
         result = results.Result(mock.Mock(), descriptions=False, verbosity=0)

@@ -8,7 +8,7 @@ from typing import Any
 from unittest import mock
 
 from tests.harness import results
-from tests.harness.trials import culprits, parity
+from tests.harness.trials import bisect, culprits, parity
 from tests.harness.worker import Options
 from tests.harness.workers import Plan, Workers
 
@@ -39,6 +39,49 @@ class CulpritsTest(unittest.TestCase):
 
     def test_trials_that_contradict_each_other_are_given_up(self):
         self.assertIsNone(culprits((1, 2, 3), lambda part: False))
+
+
+class BisectTest(unittest.TestCase):
+    """`--bisect`."""
+
+    def bisect(self, name: str) -> tuple[int, list[str]]:
+        """Return the status and the output of the search for what makes a test of these two classes fail."""
+        seen: set[str] = set()
+
+        class ATest(unittest.TestCase):
+            def test_guilty(self):
+                seen.add("guilty")
+
+            def test_innocent(self):
+                pass
+
+        class BTest(unittest.TestCase):
+            def test_failing(self):
+                self.fail()
+
+            def test_victim(self):
+                self.assertEqual(set(), seen)
+
+        for kind in (ATest, BTest):
+            kind.__qualname__, kind.__module__ = kind.__name__, "ordered"
+        tests = [kind(name) for kind in (ATest, BTest) for name in dir(kind) if name.startswith("test_")]
+        said: list[str] = []
+        with mock.patch("tests.harness.trials.say", lambda *lines: said.extend(lines)):
+            workers = lambda part: Workers(Plan(part, 1, {}, fixed=False), Options(), 30.0)  # noqa: E731
+            status = bisect(name, tests, workers)
+        return status, said
+
+    def test_the_pair_is_printed_with_the_line_that_repeats_it(self):
+        status, said = self.bisect("ordered.BTest.test_victim")
+        self.assertEqual(results.FAILED, status)
+        self.assertEqual("  ordered.ATest.test_guilty", said[-3])
+        self.assertRegex(said[-1], r"scripts/test ordered.ATest.test_guilty ordered.BTest.test_victim$")
+
+    def test_a_test_that_fails_alone_is_named(self):
+        self.assertIn("it fails alone: no other test is needed", self.bisect("ordered.BTest.test_failing")[1])
+
+    def test_a_name_that_was_not_selected_is_refused(self):
+        self.assertEqual(results.WRONG_OPTIONS, self.bisect("ordered.BTest.test_nothing")[0])
 
 
 class ParityTest(unittest.TestCase):
