@@ -93,6 +93,7 @@ class Finished:
     index: int | None
     outcomes: Sequence[Outcome]
     seconds: dict[str, float]
+    findings: Findings
 
 
 @dataclass(frozen=True)
@@ -153,8 +154,10 @@ class Reporter(unittest.TestResult):
             self._send(None)
 
     def _send(self, index: int | None) -> None:
-        self._connection.send(Finished(index, self._outcomes, self._seconds))
+        # With each test, because a worker that dies would take its findings along.
+        self._connection.send(Finished(index, self._outcomes, self._seconds, findings))
         self._outcomes, self._seconds = [], {}
+        findings.clear()
 
     def _collect(self, test: Any) -> None:
         """Move what unittest has put into its lists to the outcomes."""

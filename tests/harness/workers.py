@@ -229,14 +229,15 @@ class _Worker:
                 self.running = self._tests[index]
                 if not self._several:
                     result.startTest(self.running)
-            case Finished(None, outcomes, seconds):
-                for outcome in outcomes:
-                    _add(result, outcome.subject, self._explained(outcome))
+            case Finished(index, outcomes, seconds, noted):
                 result.seconds.update(seconds)
-            case Finished(index, outcomes, seconds):
-                self._finish(result, self._tests[index], outcomes)
-                result.seconds.update(seconds)
-                self._left.remove(index)
+                result.findings.add(noted)
+                if index is None:
+                    for outcome in outcomes:
+                        _add(result, outcome.subject, self._explained(outcome))
+                else:
+                    self._finish(result, self._tests[index], outcomes)
+                    self._left.remove(index)
             case Idle():
                 self._take()
             case Done(noted):

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tests.harness import order
+from tests.harness.findings import Findings, findings
 from tests.harness.results import FIXTURES, Result
 from tests.harness.worker import Options
 from tests.harness.workers import Plan, Workers
@@ -25,6 +26,7 @@ def run(
 ) -> Result:
     """Run tests in workers; return the result."""
     result = Result(unittest.runner._WritelnDecorator(io.StringIO()), descriptions=False, verbosity=2)
+    result.findings = Findings()
     result.failfast = options.get("failfast", False)
     Workers(Plan(tests, processes, {}, fixed=fixed), Options(**options), limit).run(result)
     return result
@@ -78,6 +80,10 @@ class Verdicts:
 
         def test_never(self):
             pass
+
+    class Noting(unittest.TestCase):
+        def test_noting(self):
+            findings.statements += 1
 
     class Dying(unittest.TestCase):
         def test_a_before(self):
@@ -176,6 +182,10 @@ class DeathTest(unittest.TestCase):
                 self.assertEqual(4, result.testsRun)
                 self.assertIn("ended with status 7", texts(result)["Verdicts.Dying.test_b_dying"])
                 self.assertEqual([("passed", "")], result.verdicts[f"{__name__}.Verdicts.Dying.test_c_after"])
+
+    def test_findings_of_earlier_tests_survive_the_death_of_a_worker(self):
+        result = run(suite_of(Verdicts.Noting, Verdicts.Dying), 1, fixed=True)
+        self.assertEqual(1, result.findings.statements)
 
     def test_a_fixture_that_ends_its_process_is_named_and_the_rest_runs(self):
         result = run(suite_of(Verdicts.DyingFixture, Verdicts.First))
