@@ -1,8 +1,9 @@
 """The one real connection of a sandbox, for SQL of the sandbox's own, and what the server remembers on it."""
 
+import weakref
 from typing import Any
 
-from psycopg2.extensions import TRANSACTION_STATUS_INERROR, connection
+from psycopg2.extensions import TRANSACTION_STATUS_INERROR, connection, cursor
 
 from tests.harness.sqltext import Text, read
 
@@ -30,27 +31,29 @@ class Backend:
     """
 
     def __init__(self, real: connection) -> None:
-        self.real = real
+        # Not to keep it alive: a connection that the code drops has to end.
+        self._real = weakref.ref(real)
         self.prepared: dict[str, str] = {}
         self.placeholders: set[str] = set()
         self.schema_changed = False
-        self._cursor = real.cursor()
         self._constraints: list[tuple[str, bool]] | None = None
         self._functions: dict[str, Text] | None = None
 
     @property
     def has_failed(self) -> bool:
         """Whether the transaction accepts nothing but its end."""
-        return bool(self.real.get_transaction_status() == TRANSACTION_STATUS_INERROR)
+        real = self._real()
+        return real is None or bool(real.get_transaction_status() == TRANSACTION_STATUS_INERROR)
 
     def sql(self, statements: str) -> None:
-        """Run SQL of the sandbox's own."""
-        self._cursor.execute(statements)
+        """Run SQL of the kit's own, unseen by the gate."""
+        cursor(self._real()).execute(statements)
 
     def rows(self, query: str) -> list[tuple[Any, ...]]:
-        """Return the rows of a query of the sandbox's own."""
-        self._cursor.execute(query)
-        return self._cursor.fetchall()
+        """Return the rows of a query of the kit's own."""
+        asking = cursor(self._real())
+        asking.execute(query)
+        return asking.fetchall()
 
     def value(self, setting: str) -> str | None:
         """Return the value of a setting, None if there is no such setting."""

@@ -12,30 +12,30 @@ import sys
 import unittest
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from functools import cache
 from typing import Any, ClassVar, TypeVar
 
-import psycopg2
-
 from tests import binding
-from tests.harness import statements
+from tests.harness import driver, statements
 from tests.harness.client import ApiClient, forget_exchange, last_exchange
-from tests.harness.findings import timed
+from tests.harness.guard import Guard, check_outside, watch
 from tests.harness.live import Connection, LiveServer, free_port
 from tests.harness.order import order_options
-from tests.harness.parity import ClonedDatabase
-from tests.harness.postgres import clone, current_url, drop, point_at, run_database_url
+from tests.harness.parity import ClonedDatabase, DeletedRows
+from tests.harness.postgres import clone, current_url, drop, point_at
 from tests.harness.results import PROGRAM, SEED
 from tests.harness.sandbox import Sandbox
-from tests.harness.tables import deletion
+from tests.harness.tables import ask
 
 T = TypeVar("T")
+Isolation = Sandbox | ClonedDatabase | DeletedRows
 # To unittest the frames of this module are its own: a traceback ends in the test, not in an assertion's insides.
 __unittest = True
 
 
 statements.watch()
+driver.install(watch)
 
 
 @cache
@@ -69,9 +69,14 @@ class KitTestCase(unittest.TestCase):
         binding.factories().reseed(f"{run_seed()} {self.id()}")
 
     def run(self, result: unittest.TestResult | None = None) -> unittest.TestResult | None:
-        """Run the test, as unittest does."""
+        """Run the test, as unittest does; also after Ctrl-C, which unittest lets skip all cleanups."""
         forget_exchange()
-        return super().run(result)
+        try:
+            return super().run(result)
+        except BaseException:
+            self.doCleanups()
+            self.doClassCleanups()
+            raise
 
     # The four parts of a test, as unittest lets subclasses of its own override them.
 
@@ -170,47 +175,62 @@ class ApiTestCase(KitTestCase):
 
     client: ApiClient
     make_client: ClassVar[Callable[[], ApiClient]] = staticmethod(make_client)
-    isolation: Sandbox | ClonedDatabase
+    isolation: Isolation
     not_in_parity_because = ""
-    _class_isolation: ClassVar[Sandbox | ClonedDatabase | None] = None
+    _class_isolation: ClassVar[Isolation | None] = None
 
     @classmethod
     def setUpClass(cls) -> None:
         super().setUpClass()
         cls._class_isolation = None
-        if not cls._has_test_data():
-            return
-        _shared(cls.make_client)
-        isolation = _isolation()
-        isolation.enter()
-        cls.addClassCleanup(isolation.leave)
-        cls._make_test_data()
-        cls._class_isolation = isolation
+        _guard_class(cls, cls.make_client)
+        # Also for a class whose own setUpClass makes rows.
+        if cls._has_test_data() or cls.setUpClass.__func__ is not ApiTestCase.setUpClass.__func__:
+            isolation = _isolation()
+            isolation.enter()
+            cls.addClassCleanup(isolation.leave)
+            cls._make_test_data()
+            cls._class_isolation = isolation
 
     def setUp(self) -> None:
         super().setUp()
         self.client = _shared(self.make_client)
+        if self._class_isolation is None:
+            check_outside(binding.database())
         self.isolation = _isolation(self._class_isolation)
         self.isolation.enter()
         self.addCleanup(self.isolation.leave)
 
 
+_isolations: dict[str, Any] = {"sandbox": Sandbox, "commit": ClonedDatabase, "delete": DeletedRows}
 _mode = "sandbox"
 
 
 def use_isolation(mode: str) -> None:
-    """Choose how the tests that begin from now on are kept apart: ``sandbox``, or ``commit`` on clones of their own."""
+    """Choose how the tests that begin from now on are kept apart.
+
+    Args:
+        mode: ``sandbox``; ``commit``: real commits on a clone of the database for each test; or ``delete``: real
+            commits, and the rows are deleted afterwards.
+    """
     global _mode  # noqa: PLW0603 - the runner's switch for a whole pass.
-    if mode not in ("sandbox", "commit"):
+    if mode not in _isolations:
         raise ValueError(f"there is no isolation {mode!r}")
     _mode = mode
 
 
-def _isolation(of_class: Sandbox | ClonedDatabase | None = None) -> Sandbox | ClonedDatabase:
-    database = binding.database()
-    if _mode == "sandbox":
-        return Sandbox(database)
-    return ClonedDatabase(database, of_class if isinstance(of_class, ClonedDatabase) else None)
+def _isolation(of_class: Isolation | None = None) -> Isolation:
+    kind = _isolations[_mode]
+    source = of_class if isinstance(of_class, kind) else None
+    isolation: Isolation = kind(binding.database(), source) if kind is not Sandbox else Sandbox(binding.database())
+    return isolation
+
+
+def _guard_class(cls: type[KitTestCase], make: Callable[[], ApiClient]) -> None:
+    """Have the class fail if it leaves rows outside its tests."""
+    _shared(make)
+    check_outside(binding.database())
+    cls.addClassCleanup(lambda: check_outside(binding.database()))
 
 
 class CommittedApiTestCase(KitTestCase):
@@ -226,9 +246,16 @@ class CommittedApiTestCase(KitTestCase):
     client: ApiClient
     make_client: ClassVar[Callable[[], ApiClient]] = staticmethod(make_client)
 
+    @classmethod
+    def setUpClass(cls) -> None:
+        super().setUpClass()
+        _guard_class(cls, cls.make_client)
+
     def setUp(self) -> None:
         self.client = _shared(self.make_client)
-        self.addCleanup(timed("deletion of committed rows", binding.database().execute_sql), deletion())
+        guard = Guard(binding.database())
+        guard.enter()
+        self.addCleanup(guard.leave)
         if self._has_test_data():
             self._make_test_data()
         super().setUp()
@@ -296,7 +323,5 @@ class LiveServerTestCase(KitTestCase):
 
 def rows_seen_by_another_connection(table: str) -> int:
     """Return how many rows of `table` are committed, as anybody else sees them."""
-    with closing(psycopg2.connect(run_database_url())) as connection, connection.cursor() as cursor:
-        cursor.execute(f'SELECT count(*) FROM "{table}"')
-        (count,) = cursor.fetchone()
-        return count
+    ((count,),) = ask(f'SELECT count(*) FROM "{table}"')
+    return int(count)

@@ -252,27 +252,6 @@ class _Info:
         return getattr(self._conn.real.info, name)
 
 
-class WatchedConnection(extensions.connection):
-    """A real connection that notes what is sent."""
-
-    run: Callable[..., Any]
-
-    @property
-    def real(self) -> Any:
-        return self
-
-    def note_cursor(self, cursor: Cursor) -> None:
-        """Do nothing; the driver does all that is needed."""
-
-    def cursor(
-        self, name: Any = None, cursor_factory: Any = None, withhold: bool = False, scrollable: Any = None
-    ) -> Any:
-        wanted = cursor_factory or self.cursor_factory or extensions.cursor
-        if is_class_of(wanted, extensions.cursor):
-            wanted = cursor_class(wanted, name is not None)
-        return super().cursor(name, wanted, withhold, scrollable)
-
-
 def _is_default(level: Any) -> bool:
     if isinstance(level, str):
         return level.upper() in ("DEFAULT", "READ COMMITTED")

@@ -31,7 +31,7 @@ _NEEDS_TRANSACTION = {
 }
 # Outside a transaction they end with themselves.
 _OF_TRANSACTION = {"SET LOCAL", "SET CONSTRAINTS", "SET TRANSACTION"}
-_CHANGES_SCHEMA = {"CREATE", "CREATE TEMP", "ALTER", "DROP", "DO", "CALL", "IMPORT"}
+CHANGES_SCHEMA = {"CREATE", "CREATE TEMP", "ALTER", "DROP", "DO", "CALL", "IMPORT"}
 _NOTHING = Statement("")
 
 Send = Callable[[], Any]
@@ -75,7 +75,8 @@ class Gate:
     def push(self) -> None:
         """Begin a sandbox: the real transaction, or a part of it that is undone by itself."""
         if not self._levels:
-            self.backend.sql(f"SAVEPOINT {self._mark}")
+            # A lock of an earlier test may have been taken unseen, by a trigger for example.
+            self.backend.sql(f"SELECT pg_advisory_unlock_all(); SAVEPOINT {self._mark}")
         else:
             if self._owner:
                 self.escapes.refuse("a part of the test was to be undone, and it began inside a transaction")
@@ -236,7 +237,7 @@ class Gate:
                 self.rollback(session)
             refuse_error(error, self.escapes, alone=alone)
             raise
-        self.backend.schema_changed = self.backend.schema_changed or bool(text.verbs & _CHANGES_SCHEMA)
+        self.backend.schema_changed = self.backend.schema_changed or bool(text.verbs & CHANGES_SCHEMA)
         session.note_after(text)
         if alone and text.verbs & _OF_TRANSACTION:
             self.rollback(session)

@@ -1,193 +1,203 @@
-"""The guard: notices when the code under test gets out of the sandbox, and says where and what to do instead.
+"""The guard of tests that commit: what they leave behind fails them by name, and is removed.
 
-What the sandbox cannot stand in for is refused when it is tried (a plain COMMIT, LISTEN) or found when the test ends
-(a connection, a thread, a lock or a setting left behind). Either way it is kept until the end, because the service may
-well swallow the exception on the way: a test that escapes fails, by name.
+While tests run, each real connection is a `WatchedConnection`. It notes what is sent, and changes nothing.
 """
 
-import re
-import sys
 import threading
-import traceback
-import weakref
-from functools import lru_cache
-from pathlib import Path
-from types import FrameType
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, ClassVar
+from weakref import WeakSet
 
-import psycopg2
-from psycopg2.extensions import connection, cursor
+from peewee import PostgresqlDatabase
+from psycopg2 import extensions
 
-from tests import binding
+from tests.harness import driver
+from tests.harness.backend import Backend
+from tests.harness.connections import connection_class
+from tests.harness.cursors import Cursor, cursor_class, is_class_of
+from tests.harness.escapes import Escapes, line_of_project
+from tests.harness.findings import spending
+from tests.harness.gate import CHANGES_SCHEMA, Reread, Send
+from tests.harness.sandbox import Sandbox, database_name, introduce, note_threads_left, shut
+from tests.harness.sessions import Session
+from tests.harness.sqltext import Text, read
+from tests.harness.tables import ask, delete_rows, tables_with_rows
 
-ROOT = Path(__file__).resolve().parents[2]
-INSTEAD = "test it in a CommittedApiTestCase"
-
-_LITERAL = re.compile(r"'(?:[^']|'')*'|--[^\n]*|/\*.*?\*/", re.DOTALL)
-# ROLLBACK TO a savepoint ends nothing; ROLLBACK and its kin do.
-_ENDS_TRANSACTION = re.compile(
-    r"^\s*(?:COMMIT|END|ABORT|BEGIN|START\s+TRANSACTION|PREPARE\s+TRANSACTION|ROLLBACK(?!\s+(?:\w+\s+)?TO\b))\b", re.I
-)
-_NOTIFIES = re.compile(r"^\s*(?:LISTEN|UNLISTEN|NOTIFY)\b|\bpg_notify\s*\(", re.I)
-_LOCKS_SESSION = re.compile(r"\bpg_(?:try_)?advisory_lock", re.I)
-_SETS_SESSION = re.compile(r"^\s*SET\s+(?!LOCAL\b|TRANSACTION\b|CONSTRAINTS\b)|\bset_config\s*\(", re.I)
-
-_SESSION_SETTINGS = "SELECT name FROM pg_settings WHERE source = 'session'"
-_SESSION_LOCKS = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()"
-
-
-class SandboxError(AssertionError):
-    """The code under test did what the sandbox cannot stand in for; the text says what to do instead."""
+_RELATIONS = """
+    SELECT pg_class.oid::regclass::text, relkind::text FROM pg_class JOIN pg_namespace n ON n.oid = relnamespace
+    WHERE nspname NOT LIKE 'pg\\_%' AND nspname <> 'information_schema' AND relkind IN ('r', 'p', 'v', 'm', 'S', 'f')
+    AND NOT EXISTS (SELECT FROM pg_depend WHERE objid = pg_class.oid AND deptype IN ('a', 'i'))
+"""
+_COLUMNS = r"""
+    SELECT attrelid::regclass::text, attname::text, atttypid, attnotnull FROM pg_attribute
+    JOIN pg_class ON pg_class.oid = attrelid JOIN pg_namespace ON pg_namespace.oid = relnamespace
+    WHERE nspname NOT LIKE 'pg\_%' AND nspname <> 'information_schema' AND relkind IN ('r', 'p')
+    AND attnum > 0 AND NOT attisdropped
+    ORDER BY 1, attnum
+"""
+_KINDS = {"r": "TABLE", "p": "TABLE", "v": "VIEW", "m": "MATERIALIZED VIEW", "S": "SEQUENCE", "f": "FOREIGN TABLE"}
 
 
-class Escape(NamedTuple):
-    """A way out of the sandbox that was taken.
+class Watch:
+    """Makes the real connections, and remembers where each database was written to."""
 
-    Attributes:
-        what: What happened, as a sentence without its end.
-        instead: What to do instead.
-        where: The innermost frame of the project's own code, empty when there is none.
-    """
+    def __init__(self) -> None:
+        self.connections: WeakSet[WatchedConnection] = WeakSet()
+        # By the name of the database: the first line that wrote rows, or changed tables, since it was looked at.
+        self.wrote: dict[str | None, str] = {}
+        self.changed: dict[str | None, str] = {}
 
-    what: str
-    instead: str
-    where: str
+    def connect(self, parameters: dict[str, str], factory: Any, is_async: bool) -> extensions.connection | None:
+        """Return a watched connection; None for a kind that cannot be watched."""
+        if is_async or not is_class_of(factory, extensions.connection):
+            return None
+        made = driver.real_connect(connection_factory=connection_class(factory, WatchedConnection), **parameters)
+        made.session, made.database_name = Session(Backend(made)), parameters.get("dbname")
+        self.connections.add(made)
+        return made
 
-    def __str__(self) -> str:
-        return f"{self.what}; {self.instead}." + (f"\n  at {self.where}" if self.where else "")
+    def note(self, name: str | None, text: Text) -> None:
+        """Note what is sent to a database."""
+        if name not in self.wrote and (text.writes or "EXECUTE" in text.verbs):
+            self.wrote[name] = line_of_project()
+        creates = any("INTO" in one.words and "INSERT" not in one.words for one in text.statements)
+        if name not in self.changed and (text.verbs & CHANGES_SCHEMA or creates):
+            self.changed[name] = line_of_project()
+
+
+watch = Watch()
+
+
+class WatchedConnection(extensions.connection):
+    """A real connection that notes what is sent."""
+
+    session: Session
+    database_name: str | None
+    began = ""
+
+    @property
+    def real(self) -> Any:
+        """The real connection, for cursors."""
+        return self
+
+    def note_cursor(self, cursor: Cursor) -> None:
+        """Do nothing; the driver does all that is needed."""
+
+    def cursor(
+        self, name: Any = None, cursor_factory: Any = None, withhold: bool = False, scrollable: Any = None
+    ) -> Any:
+        wanted = cursor_factory or self.cursor_factory or extensions.cursor
+        if is_class_of(wanted, extensions.cursor):
+            wanted = cursor_class(wanted, name is not None)
+        return super().cursor(name, wanted, withhold, scrollable)
+
+    def run(self, sql: str, send: Send, reread: Reread | None = None) -> Any:
+        """Send `sql` by calling `send`, and note it."""
+        text = read(sql)
+        if text is None:
+            return send()
+        watch.note(self.database_name, text)
+        if text.calls and reread:
+            text = read(reread()) or text
+        if self.get_transaction_status() == extensions.TRANSACTION_STATUS_IDLE:
+            self.session.end_transaction()
+            self.began = "" if self.autocommit and "BEGIN" not in text.verbs else line_of_project()
+        named = text._replace(calls=tuple(call for call in text.calls if call.setting))
+        self.session.note_before(named)
+        result = send()
+        self.session.note_after(text)
+        return result
+
+    def look_at(self, escapes: Escapes) -> None:
+        """Note what a later test would find on this connection."""
+        if self.get_transaction_status() != extensions.TRANSACTION_STATUS_IDLE:
+            escapes.note("a transaction was left open", "commit it or roll it back", self.began)
+            extensions.cursor(self).execute("ROLLBACK")
+        self.session.note_left(escapes)
+        for name in self.session.temporary:
+            if self.session.has_temporary(name):
+                what = f"the temporary table {name} was left"
+                escapes.note(what, "drop it, or close its connection", self.session.created[name])
 
 
 class Guard:
-    """Watches one test, on the connection that it is pinned to.
+    """Surrounds a test that commits.
 
     Args:
-        pinned: The sandbox's connection; its cursors are watched until `release`.
+        database: The project's database object.
     """
 
-    def __init__(self, pinned: connection) -> None:
-        self.escapes: list[Escape] = []
-        self._pinned = pinned
+    _relations: ClassVar[dict[str | None, tuple[dict[str, str], Any]]] = {}
+
+    def __init__(self, database: PostgresqlDatabase) -> None:
+        self._database = database
+        self._name = database_name(database)
+
+    def enter(self) -> None:
+        """Look at the database before the test.
+
+        Raises:
+            SandboxError: Rows were made outside a test.
+        """
+        check_outside(self._database)
+        Sandbox.rest()
+        introduce(self._database)
+        if self._name not in self._relations:
+            self._relations[self._name] = self._look_at_tables()
         self._threads = set(threading.enumerate())
-        self._opened: list[tuple[weakref.ref[connection], str]] = []
-        self._settings_before: set[str] | None = None
-        self._set_where = self._locked_where = ""
-        self._outside = psycopg2.connect, pinned.cursor_factory
-        psycopg2.connect = self._watched_connect
-        pinned.cursor_factory = self._watched_cursor
 
-    @property
-    def is_suspicious(self) -> bool:
-        """Whether something happened that may have left committed rows behind."""
-        return bool(self.escapes or self._opened)
-
-    def release(self) -> None:
-        """Stop watching, and look for what was left behind, while the sandbox's transaction is still open."""
-        psycopg2.connect, self._pinned.cursor_factory = self._outside
-        for opened, where in self._opened:
-            left = opened()
-            if left is not None and not left.closed:
-                self._note("a connection was left open", "close it", where)
-                left.close()
-        for thread in set(threading.enumerate()) - self._threads:
-            where = _frame_of_project(sys._current_frames().get(thread.ident or 0))
-            self._note(f"the thread {thread.name!r} was left running", "join it before the test ends", where)
-        if self._settings_before is not None and not self._pinned.closed:
-            left_set = self._names(_SESSION_SETTINGS) - self._settings_before
-            if left_set:
-                what = f"the session's setting {', '.join(sorted(left_set))} was left changed"
-                self._note(what, "use SET LOCAL inside a transaction", self._set_where)
-
-    def release_locks(self) -> None:
-        """Look for session locks, which outlive the sandbox's transaction, and let go of them."""
-        if not self._locked_where or self._pinned.closed:
-            return
-        if self._names(_SESSION_LOCKS) != {0}:
-            self._note("a session's advisory lock was left held", "use pg_advisory_xact_lock", self._locked_where)
-            self._names("SELECT pg_advisory_unlock_all()")
-
-    def inspect(self, query: Any) -> None:
-        """Look at a statement before it is sent.
+    def leave(self) -> None:
+        """Note what the test has left behind, and remove it, and its rows.
 
         Raises:
-            SandboxError: The sandbox cannot let it through.
+            SandboxError: The test left something behind, other than rows.
         """
-        for kind, statement in _remarkable(_text(query)):
-            if kind is _ENDS_TRANSACTION:
-                what = f"{' '.join(statement.split())[:60]!r} was sent as plain SQL"
-                self.refuse(what, f"use database.atomic(), or {INSTEAD}")
-            elif kind is _NOTIFIES:
-                self.refuse("LISTEN or NOTIFY, which take effect at COMMIT, were used", INSTEAD)
-            elif kind is _LOCKS_SESSION:
-                self._locked_where = self._locked_where or _frame_of_project(sys._getframe())
-            elif self._settings_before is None:
-                self._set_where = _frame_of_project(sys._getframe())
-                self._settings_before = self._names(_SESSION_SETTINGS)
+        escapes = Escapes()
+        with spending("deletion of committed rows"):
+            note_threads_left(self._threads, escapes)
+            mine = [conn for conn in watch.connections if conn.database_name == self._name and not conn.closed]
+            for conn in mine:
+                conn.look_at(escapes)
+            if escapes:
+                shut(self._database)
+                for conn in mine:
+                    conn.close()
+            if self._name in watch.changed:
+                self._remove_tables(escapes, watch.changed.pop(self._name))
+            delete_rows()
+            watch.wrote.pop(self._name, None)
+        escapes.fail()
 
-    def refuse(self, what: str, instead: str) -> NoReturn:
-        """Note an escape that was tried, and stop it.
+    def _look_at_tables(self) -> tuple[dict[str, str], Any]:
+        return dict(ask(_RELATIONS)), ask(_COLUMNS)
 
-        Raises:
-            SandboxError: Always.
-        """
-        self._note(what, instead, _frame_of_project(sys._getframe()))
-        raise SandboxError(str(self.escapes[-1]))
-
-    def note_lost_transaction(self) -> None:
-        """Note that the sandbox's transaction was not there any more when the test ended."""
-        self._note("the sandbox's transaction ended during the test, or its connection was lost", INSTEAD, "")
-
-    def note_rows_left(self, tables: list[str]) -> None:
-        """Note that others see rows that the test has left in `tables`."""
-        where = next((where for _, where in self._opened), "")
-        self._note(f"rows were left in {', '.join(tables)} for every connection to see", INSTEAD, where)
-
-    def _note(self, what: str, instead: str, where: str) -> None:
-        self.escapes.append(Escape(what, instead, where))
-
-    def _names(self, query: str) -> set[Any]:
-        with self._pinned.cursor(cursor_factory=cursor) as plain:
-            plain.execute(query)
-            return {name for (name,) in plain.fetchall()}
-
-    def _watched_connect(self, *args: Any, **kwargs: Any) -> connection:
-        opened = self._outside[0](*args, **kwargs)
-        self._opened.append((weakref.ref(opened), _frame_of_project(sys._getframe())))
-        return opened
-
-    def _watched_cursor(self, *args: Any, **kwargs: Any) -> cursor:
-        watched = _WatchedCursor(*args, **kwargs)
-        watched.guard = self
-        return watched
+    def _remove_tables(self, escapes: Escapes, where: str) -> None:
+        before, columns = self._relations[self._name]
+        for name, kind in ask(_RELATIONS):
+            if name not in before:
+                what = f"the {_KINDS[kind].lower()} {name} was left"
+                escapes.note(what, "drop it, or use a database of the test's own", where)
+                ask(f"DROP {_KINDS[kind]} IF EXISTS {name} CASCADE")
+        if ask(_COLUMNS) != columns:
+            escapes.note("tables were left changed", "use a database of the test's own", where)
 
 
-class _WatchedCursor(cursor):
-    guard: Guard
+def check_outside(database: PostgresqlDatabase) -> None:
+    """Look for rows that were made between two tests, and delete them.
 
-    def execute(self, query: Any, *args: Any, **options: Any) -> cursor:
-        self.guard.inspect(query)
-        return super().execute(query, *args, **options)
-
-
-# The service sends the same few texts again and again.
-@lru_cache(maxsize=512)
-def _remarkable(text: str) -> tuple[tuple[re.Pattern[str], str], ...]:
-    """Return those of the statements in `text` that the sandbox has to do with, each with what it is."""
-    kinds = (_ENDS_TRANSACTION, _NOTIFIES, _LOCKS_SESSION, _SETS_SESSION)
-    statements = _LITERAL.sub("", text).split(";")
-    found = ((next((kind for kind in kinds if kind.search(statement)), None), statement) for statement in statements)
-    return tuple((kind, statement) for kind, statement in found if kind)
-
-
-def _text(query: Any) -> str:
-    return query.decode("utf-8", "replace") if isinstance(query, bytes) else str(query)
+    Raises:
+        SandboxError: There were some.
+    """
+    where = watch.wrote.pop(database_name(database), None)
+    if where is None or not (tables := tables_with_rows()):
+        return
+    delete_rows()
+    escapes = Escapes()
+    escapes.note(
+        f"rows were left in {', '.join(tables)} outside a test", "make them in setUpTestData or in setUp", where
+    )
+    escapes.fail()
 
 
-def _frame_of_project(frame: FrameType | None) -> str:
-    """Return the innermost frame of the service or of a test, at or above `frame`, in one line."""
-    for summary in traceback.StackSummary.extract(traceback.walk_stack(frame), lookup_lines=False):
-        path = Path(summary.filename)
-        if path.is_relative_to(ROOT / binding.PACKAGE) or (
-            path.is_relative_to(ROOT / "tests") and path.parent.name != "harness"
-        ):
-            return f"{path.relative_to(ROOT)}:{summary.lineno}, in {summary.name}: {summary.line}"
-    return ""
+def forget_outside(database: PostgresqlDatabase) -> None:
+    """Take the rows that are there for wanted."""
+    watch.wrote.pop(database_name(database), None)

@@ -35,6 +35,10 @@ def refuse_text(sql: str, text: Text | None, escapes: Escapes) -> Text:
         escapes.refuse(f"{shown(sql)} asks for another isolation level")
     if "SET CHARACTERISTICS" in text.verbs:
         escapes.refuse(f"{shown(sql)} holds from the next transaction on")
+    for statement in text.statements:
+        kind = statement.words[:2]
+        if kind in (("ALTER", "DATABASE"), ("ALTER", "ROLE"), ("ALTER", "USER")) and "SET" in statement.words:
+            escapes.refuse(f"{shown(sql)} changes what later connections begin with")
     changed = [statement.name for statement in text.statements if statement.verb in ("SET", "SET LOCAL")]
     for name in changed + [call.setting for call in text.calls if call.function == "set_config"]:
         if name.startswith("default_transaction_") or name == "transaction_isolation":
@@ -55,12 +59,12 @@ def refuse_meeting(session: Session, text: Text, others: Sequence[Session], back
             what = f"an advisory lock was asked for while another connection may hold one, taken at {other.locks}"
             escapes.refuse(what)
         if common := text.names & (other.temporary.keys() - session.temporary.keys()):
-            escapes.refuse(f"the name {common.pop()} is that of another connection's temporary table")
+            escapes.refuse(f"the name {min(common)} is that of another connection's temporary table")
     if backend.placeholders:
         asked = {call.setting for call in text.calls if call.function == "current_setting"}
         asked |= {statement.name for statement in text.statements if statement.verb == "SHOW"}
         if unknown := (asked & backend.placeholders) - session.settings.keys():
-            what = f"{unknown.pop()} reads as empty here and as unknown in production: another connection has set it"
+            what = f"{min(unknown)} reads as empty here and as unknown in production: another connection has set it"
             escapes.refuse(what)
 
 

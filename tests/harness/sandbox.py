@@ -1,88 +1,77 @@
-"""Isolation: what a test does to the database is undone, and the code under test does not notice.
+"""The sandbox: what a test does to the database is undone, and the code under test does not notice.
 
-For the length of a test the service's own database object becomes a `SandboxedDatabase`: all threads share one
-connection, inside a transaction that is rolled back at the end. What the service takes for a transaction is a
-savepoint in there, and so is every statement outside one, so that a failing statement undoes itself alone, as in
-autocommit. The rule: a test inside the sandbox gets the verdict that production would give. What cannot be stood in
-for fails the test: see `tests.harness.guard`.
+For the length of a test every connection to the database under test is one of `tests.harness.driver`, and all of them
+share one real connection, in a transaction that is rolled back at the end (`tests.harness.gate`). A test in the sandbox
+gets the verdict that production would give. What cannot be stood in for fails the test by name.
 """
 
+import gc
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ClassVar
 
-from peewee import __exception_wrapper__ as peewee_errors
-from psycopg2 import Error as DriverError
-from psycopg2.extensions import TRANSACTION_STATUS_IDLE, TRANSACTION_STATUS_INERROR, connection, cursor
+from peewee import PeeweeException, PostgresqlDatabase
+from psycopg2 import Error, extensions
 
-from shop.storage.database import Database
-from shop.storage.sessions import Session
+from tests.harness import driver
+from tests.harness.connections import Connection, connection_class
+from tests.harness.cursors import is_class_of
+from tests.harness.escapes import INSTEAD, Escapes, line_of_project, line_of_thread
 from tests.harness.findings import findings, spending
-from tests.harness.guard import INSTEAD, Guard, SandboxError
-from tests.harness.tables import delete_rows, tables_with_rows
-
-# How long a thread waits for another's transaction before the test is called deadlocked, in seconds.
-PATIENCE = 30
+from tests.harness.gate import Gate
 
 
 class Sandbox:
     """The transaction around one test, or around the tests of a class that share their data.
 
     Args:
-        database: The service's database object. When it is in a sandbox already, this one is a savepoint in there.
+        database: The project's database object, any PostgresqlDatabase on psycopg2. It is not changed: its
+            connections are closed when the sandbox begins and ends. If it is in a sandbox already, this one is a
+            part of that one.
     """
 
-    def __init__(self, database: Database) -> None:
+    # From the outermost to the innermost; and the real connection, which is kept from one to the next.
+    _entered: ClassVar[list["Sandbox"]] = []
+    _gate: ClassVar[Gate | None] = None
+    _parameters: ClassVar[dict[str, str]] = {}
+    _making = threading.RLock()
+
+    def __init__(self, database: PostgresqlDatabase) -> None:
         self._database = database
+        self._escapes = Escapes()
 
     def enter(self) -> None:
-        """Begin, on the calling thread's connection."""
-        outside = getattr(self._database, "pinned", None)
-        if outside:
-            session = outside.session
-        else:
-            # Asking for a cursor replaces a connection that an earlier test has lost.
-            self._database.cursor().close()
-            session = self._database._here.session
+        """Begin. The first connection begins the real transaction, so a test that uses none costs nothing."""
         with spending("sandbox"):
-            self._enter(session, outside)
+            self._name = database_name(self._database)
+            was_open = not self._database.is_closed()
+            introduce(self._database)
+            shut(self._database)
+            self._threads = set(threading.enumerate())
+            self._opened: list[tuple[weakref.ref[extensions.connection], str]] = []
+            self._has_begun = False
+            self._entered.append(self)
+            driver.install(self)
+            if was_open and not self._database.autoconnect:
+                self._database.connect()
         findings.sandboxes += 1
 
-    def _enter(self, session: Session, outside: "_PinnedConnection | None") -> None:
-        database, pinned = self._database, session.connection
-        self._outside = database.__class__, database._state, outside
-        _send(pinned, "SAVEPOINT sandbox" if outside else "BEGIN; SAVEPOINT sandbox")
-        self._guard = Guard(pinned)
-        database.__class__ = SandboxedDatabase
-        database._state = type(database._state)()
-        database.pinned = _PinnedConnection(session, self._guard)
-        # Open for this thread, as it was outside; other threads begin without a connection, there as here.
-        database.connect()
-
-    @spending("sandbox")
     def leave(self) -> None:
-        """Undo everything since `enter`, and give the database object back as it was.
+        """Undo everything since `enter`. The next sandbox, or the next real connection, finds a clean database.
 
         Raises:
-            SandboxError: Something got out of the sandbox. Whatever it left is removed.
+            SandboxError: The test left something behind, or tried something that the sandbox cannot stand in for.
         """
-        database, guard, pinned = self._database, self._guard, self._database.pinned.connection
-        guard.release()
-        database.__class__, database._state, pinned_outside = self._outside
-        if pinned_outside is None:
-            del database.pinned
-        else:
-            database.pinned = pinned_outside
-        try:
-            _send(pinned, "ROLLBACK TO sandbox; RELEASE sandbox" if pinned_outside else "ROLLBACK TO sandbox; ROLLBACK")
-        except DriverError:
-            guard.note_lost_transaction()
-        guard.release_locks()
-        if guard.is_suspicious:
-            self._clean_up(pinned)
-        if guard.escapes:
-            raise SandboxError("\n".join(map(str, guard.escapes)))
+        with spending("sandbox"):
+            try:
+                self._look_around()
+            finally:
+                driver.uninstall(self)
+                self._entered.remove(self)
+                self._undo()
+        self._escapes.fail()
 
     @contextmanager
     def undone(self) -> Iterator[Callable[[], None]]:
@@ -90,137 +79,152 @@ class Sandbox:
 
         The block gets a function that undoes at once what it has done so far.
         """
-        pinned = self._database.pinned.connection
-        _send(pinned, "SAVEPOINT undone")
+        with self._making:
+            gate = self._ready(self._parameters) if self._gate else None
+            if gate is None:
+                self._database.connection()
+                gate = self._ready(self._parameters)
+        gate.push()
         try:
-            yield lambda: _send(pinned, "ROLLBACK TO undone")
+            yield gate.undo
         finally:
-            _send(pinned, "ROLLBACK TO undone; RELEASE undone")
+            gate.pop()
 
-    def _clean_up(self, pinned: connection) -> None:
-        """Make the database as empty as the next test expects it, as seen by everybody."""
-        if not pinned.closed and pinned.info.transaction_status != TRANSACTION_STATUS_IDLE and not self._outside[2]:
-            _send(pinned, "ROLLBACK")
-        tables = tables_with_rows()
-        if tables:
-            self._guard.note_rows_left(tables)
-            delete_rows()
+    # -- for tests.harness.driver -------------------------------------------------------------------------------------
 
+    def connect(self, parameters: dict[str, str], factory: Any, is_async: bool) -> extensions.connection | None:
+        """Return a connection that shares the real one; None for another database."""
+        if parameters.get("dbname") != self._name:
+            return None
+        if is_async or not is_class_of(factory, extensions.connection):
+            self._escapes.refuse("a connection was asked for that is not an ordinary one of psycopg2")
+        with self._making:
+            gate = self._ready(parameters)
+        made = connection_class(factory, Connection)(gate)
+        self._opened.append((weakref.ref(made), line_of_project()))
+        return made
 
-class SandboxedDatabase(Database):
-    """The service's database object inside the sandbox; connecting and closing are only noted."""
+    def _ready(self, parameters: dict[str, str]) -> Gate:
+        """Return the gate, in the transaction of each sandbox that has been entered."""
+        gate = self._gate
+        is_begun = any(sandbox._has_begun for sandbox in self._entered)
+        if gate and is_begun:
+            names = driver.differing(parameters, self._parameters)
+            if names:
+                self._escapes.refuse(f"two connections differ in their options ({', '.join(names)})")
+            if gate.real.closed:
+                self._escapes.refuse("the sandbox's connection was lost, and with it all that the test had written")
+        elif gate is None or not gate.is_usable or parameters != self._parameters:
+            self._drop()
+            gate = self._make(parameters)
+        gate.escapes = self._escapes
+        for sandbox in self._entered:
+            if not sandbox._has_begun:
+                gate.push()
+                sandbox._has_begun = True
+        return gate
 
-    pinned: "_PinnedConnection"
+    def _make(self, parameters: dict[str, str]) -> Gate:
+        real = driver.real_connect(**parameters)
+        gate = Gate(real, self._escapes)
+        ((level,),) = gate.backend.rows("SHOW default_transaction_isolation")
+        real.rollback()
+        if level != "read committed":
+            real.close()
+            self._escapes.refuse(f"the database's or the connection's default isolation level is {level}")
+        Sandbox._gate, Sandbox._parameters = gate, parameters
+        return gate
 
-    def begin(self, isolation_level: Any = None) -> None:
-        """Begin what the service takes for a transaction."""
-        if isolation_level is not None:
-            self.pinned.guard.refuse(f"a transaction asked for the isolation level {isolation_level}", INSTEAD)
-        # As outside: the first use of a thread opens its connection.
-        self.cursor().close()
-        self.pinned.begin()
+    # -- the end ------------------------------------------------------------------------------------------------------
 
-    def commit(self) -> None:
-        """Keep what the service did since `begin`, until the sandbox ends."""
-        self.pinned.commit()
+    def _look_around(self) -> None:
+        """Note what the test has left behind, and close its connections."""
+        gate = self._gate if self._has_begun else None
+        mine = [made for made, _ in self._opened if made() is not None]
+        if gate:
+            with gate.turn:
+                for made in mine:
+                    conn = made()
+                    if conn is not None and not conn.closed:
+                        gate.left_open(conn.session)
+        if not shut(self._database) and not self._escapes:
+            self._escapes.note("a transaction was left open", "commit it or roll it back", "")
+        if any(made() is not None and not made().closed for made in mine):
+            # Some may only wait for the garbage collector.
+            gc.collect()
+        for made, where in self._opened:
+            conn = made()
+            if conn is not None and not conn.closed:
+                self._escapes.note("a connection was left open", "close it", where)
+                conn.close()
+            del conn
+        note_threads_left(self._threads, self._escapes)
 
-    def rollback(self) -> None:
-        """Undo what the service did since `begin`, and nothing before it."""
-        self.pinned.rollback()
-
-    def execute_sql(self, sql: str, params: Any = None) -> Any:
-        """Run a statement, in a savepoint of its own when the service is in no transaction."""
-        with self.pinned.statement():
-            return super().execute_sql(sql, params)
-
-    def _take(self, **_: Any) -> Session:
-        self._here.session = self.pinned.session
-        return self.pinned.session
-
-    def _give(self, session: Session) -> None:
-        pass
-
-
-class _PinnedConnection:
-    """The one connection of a test, with at most one transaction of the service in it at a time."""
-
-    def __init__(self, session: Session, guard: Guard) -> None:
-        self.session = session
-        self.connection = session.connection
-        self.guard = guard
-        self._turn = threading.RLock()
-        self._in_transaction = False
-
-    @contextmanager
-    def statement(self) -> Iterator[None]:
-        """Stand in for autocommit, unless the calling thread is in a transaction."""
-        self._take_turn()
-        try:
-            if self._in_transaction:
-                yield
-                return
-            self.begin()
-            try:
-                yield
-            except BaseException:
-                self.rollback()
-                raise
-            self.commit()
-        finally:
-            self._turn.release()
-
-    def begin(self) -> None:
-        self._take_turn()
-        if self._in_transaction:
-            # PostgreSQL only warns of a second BEGIN.
-            self._turn.release()
-            return
-        _send(self.connection, "SAVEPOINT application")
-        self._in_transaction = True
-
-    def commit(self) -> None:
-        """Release the savepoint, after the checks that PostgreSQL makes at COMMIT.
-
-        Raises:
-            peewee.IntegrityError: A deferred constraint does not hold; the transaction is rolled back.
-        """
-        if not self._in_transaction:
-            return
-        if self.connection.info.transaction_status == TRANSACTION_STATUS_INERROR:
-            # PostgreSQL answers COMMIT in a failed transaction with a rollback, and no error.
-            self.rollback()
+    def _undo(self) -> None:
+        if not self._has_begun or self._gate is None:
             return
         try:
-            with peewee_errors:
-                # Checks deferred constraints, and leaves them deferred as they were.
-                _send(
-                    self.connection,
-                    "SAVEPOINT checked; SET CONSTRAINTS ALL IMMEDIATE; ROLLBACK TO checked; RELEASE application",
-                )
+            self._gate.pop()
+        except Error:
+            self._escapes.note(
+                "the sandbox's transaction ended during the test, or its connection was lost", INSTEAD, ""
+            )
         except BaseException:
-            self.rollback()
+            self._drop()
             raise
-        self._end()
 
-    def rollback(self) -> None:
-        if not self._in_transaction:
-            return
-        # A lost connection has nothing left to undo; `Sandbox.leave` will say so.
-        if not self.connection.closed:
-            _send(self.connection, "ROLLBACK TO application; RELEASE application")
-        self._end()
+    @classmethod
+    def rest(cls) -> None:
+        """Close the real connection until the next sandbox: a test may count connections."""
+        if not cls._entered:
+            cls._drop()
 
-    def _end(self) -> None:
-        self._in_transaction = False
-        self._turn.release()
-
-    def _take_turn(self) -> None:
-        if not self._turn.acquire(timeout=PATIENCE):
-            what = f"a thread waited {PATIENCE} s for another's transaction: in a sandbox all share one connection"
-            self.guard.refuse(what, INSTEAD)
+    @classmethod
+    def _drop(cls) -> None:
+        gate, Sandbox._gate = cls._gate, None
+        if gate and not gate.real.closed:
+            gate.real.close()
 
 
-def _send(conn: connection, statements: str) -> None:
-    """Run SQL of the sandbox's own, unseen by query hooks and by the guard."""
-    with conn.cursor(cursor_factory=cursor) as plain:
-        plain.execute(statements)
+_introduced: set[str | None] = set()
+
+
+def introduce(database: PostgresqlDatabase) -> None:
+    """Connect once for real: a service may start threads of its own with its first connection."""
+    name = database_name(database)
+    if name not in _introduced and not database.deferred:
+        _introduced.add(name)
+        database.connect(reuse_if_open=True)
+        shut(database)
+
+
+def note_threads_left(before: set[threading.Thread], escapes: Escapes) -> None:
+    """Note the threads that run now and did not run before."""
+    standing = {thread.name for thread in before}
+    for thread in set(threading.enumerate()) - before:
+        # A thread that the service keeps, such as a watchdog, may have been replaced by another one.
+        if not (thread.daemon and thread.name in standing):
+            what = f"the thread {thread.name!r} was left running"
+            escapes.note(what, "join it before the test ends", line_of_thread(thread.ident))
+
+
+def shut(database: PostgresqlDatabase) -> bool:
+    """Close the connections of a database object; return False if that ended a transaction."""
+    if database.deferred:
+        return True
+    try:
+        (getattr(database, "close_all", None) or database.close)()
+    except PeeweeException:
+        database.dispose()
+        return False
+    return True
+
+
+def database_name(database: PostgresqlDatabase) -> str | None:
+    """Return the name of the database that a database object is for."""
+    if database.deferred:
+        return None
+    name = str(database.database)
+    if "=" in name or name.startswith(("postgres://", "postgresql://")):
+        return driver.parse(name).get("dbname")
+    return name

@@ -21,6 +21,7 @@ class Session:
         closed: Whether the code has closed the connection.
         locks: The line that took an advisory lock.
         temporary: For each temporary table: what its transaction's end does with it.
+        created: The line that created each of them.
         settings: For each setting that was changed: its value before, and the line that changed it. The line is
             empty if the setting belongs to every new connection, or to a transaction.
     """
@@ -31,6 +32,7 @@ class Session:
         self.where = self.locks = ""
         self.settings: dict[str, tuple[str | None, str]] = {}
         self.temporary: dict[str, str] = {}
+        self.created: dict[str, str] = {}
         # For each setting that was changed for the running transaction: its value outside.
         self._local: dict[str, str | None] = {}
         # The values of the settings while another session is active.
@@ -57,7 +59,7 @@ class Session:
         away, self._away = self._away or {}, None
         return "".join(assignment(name, value) for name, value in away.items())
 
-    def note_before(self, text: Text, escapes: Escapes) -> None:
+    def note_before(self, text: Text, escapes: Escapes | None = None) -> None:
         """Remember the settings that `text` is going to change."""
         if self._backend.has_failed:
             return
@@ -68,8 +70,8 @@ class Session:
             if call.function == "set_config":
                 self._note_setting(call.setting, escapes, is_local=call.is_local)
 
-    def _note_setting(self, name: str, escapes: Escapes, *, is_local: bool) -> None:
-        if not is_local and name in self._local:
+    def _note_setting(self, name: str, escapes: Escapes | None, *, is_local: bool) -> None:
+        if escapes is not None and not is_local and name in self._local:
             escapes.refuse(f"{name} was set for the transaction and then for the session", "use one of the two")
         value = self._backend.value(name)
         if "." in name:
@@ -93,6 +95,11 @@ class Session:
             if statement.verb == "CREATE TEMP":
                 at_end = [word for word in ("DROP", "DELETE") if statement.has("COMMIT", word)]
                 self.temporary[statement.name] = at_end[0] if at_end else ""
+                self.created[statement.name] = line_of_project()
+
+    def has_temporary(self, table: str) -> bool:
+        """Tell whether a temporary table is there."""
+        return self._backend.rows(f"SELECT to_regclass({literal(f'pg_temp.{quoted(table)}')})") != [(None,)]
 
     def prepare(self, statement: Statement, sql: str) -> bool:
         """Have a prepared statement be the one that this session knows; return whether nothing is left to do."""
@@ -135,7 +142,7 @@ class Session:
             if at_end == "DROP":
                 done += f"DROP TABLE IF EXISTS {name}; "
                 del self.temporary[table]
-            elif at_end == "DELETE" and self._backend.rows(f"SELECT to_regclass({literal(name)})") != [(None,)]:
+            elif at_end == "DELETE" and self.has_temporary(table):
                 done += f"DELETE FROM {name}; "
         if self._declares:
             for (name,) in self._backend.rows("SELECT name FROM pg_cursors WHERE NOT is_holdable"):

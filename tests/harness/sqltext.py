@@ -23,6 +23,7 @@ _SETTINGS_OF_WORDS = {
     "ROLE": "role",
     "AUTHORIZATION": "session_authorization",
 }
+_WRITES = {"INSERT", "UPDATE", "DELETE", "MERGE", "TRUNCATE", "COPY", "CREATE", "ALTER", "DROP", "INTO", "DO", "CALL"}
 _FIRST_WORDS = {"START": "BEGIN", "END": "COMMIT", "ABORT": "ROLLBACK"}
 _LITERALS = {
     TokenType.STRING,
@@ -84,6 +85,7 @@ class Text(NamedTuple):
         notifies: Whether it calls `pg_notify`.
         locks: ``session`` or ``transaction`` if it takes an advisory lock, else empty.
         names: All names in it, without schemas.
+        writes: Whether it may change rows or tables.
     """
 
     statements: tuple[Statement, ...]
@@ -92,6 +94,7 @@ class Text(NamedTuple):
     notifies: bool
     locks: str
     names: frozenset[str]
+    writes: bool
 
 
 @lru_cache(4096)
@@ -117,6 +120,7 @@ def read(sql: str) -> Text | None:
         "pg_notify" in called,
         ("session" if lasting else "transaction") if advisory else "",
         frozenset(_name(token) for token in tokens if token.token_type not in _LITERALS),
+        any(_WRITES.intersection(statement.words) for statement in statements),
     )
 
 

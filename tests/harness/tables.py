@@ -1,13 +1,13 @@
 """The tables of the project, found in its models: which have rows, and how they are emptied."""
 
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
-from functools import cache
+import os
+from functools import cache, lru_cache
+from typing import Any
 
-import psycopg2
 from peewee import sort_models
 
 from tests import binding
+from tests.harness.driver import real_connect
 from tests.harness.postgres import current_url
 
 
@@ -28,23 +28,32 @@ def deletion() -> str:
 
 
 def delete_rows() -> None:
-    """Delete all rows of all tables, through a connection of its own."""
-    with _cursor() as cursor:
-        cursor.execute(deletion())
+    """Delete all rows of all tables, through the kit's own connection."""
+    ask(deletion())
 
 
 def tables_with_rows() -> list[str]:
-    """Return the tables that have rows which everybody sees, asked through a connection of its own."""
-    with _cursor() as cursor:
-        cursor.execute(
-            " UNION ALL ".join(f"SELECT '{table}' WHERE EXISTS (SELECT FROM \"{table}\")" for table in table_names())
-        )
-        return [table for (table,) in cursor.fetchall()]
+    """Return the tables that have rows which everybody sees."""
+    tables = (f"SELECT '{table}' WHERE EXISTS (SELECT FROM \"{table}\")" for table in table_names())
+    return [table for (table,) in ask(" UNION ALL ".join(tables))]
 
 
-@contextmanager
-def _cursor() -> Iterator[psycopg2.extensions.cursor]:
-    with closing(psycopg2.connect(current_url())) as connection:
-        connection.autocommit = True
-        with connection.cursor() as cursor:
-            yield cursor
+def ask(sql: str) -> list[tuple[Any, ...]]:
+    """Run SQL in the project's database on a connection that no isolation knows, and return its rows."""
+    connection = _connection(current_url(), os.getpid())
+    with connection.cursor() as cursor:
+        cursor.execute(sql)
+        return cursor.fetchall() if cursor.description else []
+
+
+@lru_cache(1)
+def _connection(url: str, _process: int) -> Any:
+    """Return a connection that is kept: most runs need one database. A process has its own."""
+    connection = real_connect(url, application_name=f"{binding.NAME} tests", options="-c lock_timeout=10s")
+    connection.autocommit = True
+    return connection
+
+
+def hang_up() -> None:
+    """Close that connection: a database with connections cannot be cloned."""
+    _connection.cache_clear()

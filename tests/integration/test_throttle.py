@@ -10,6 +10,7 @@ from argon2 import PasswordHasher
 from shop.demo.factories import UserFactory
 from shop.domain.models import LoginFailures
 from shop.storage.database import database
+from tests.harness import statements
 from tests.harness.postgres import run_database_url, setUpModule, tearDownModule  # noqa: F401
 from tests.support.cases import ApiTestCase, CommittedApiTestCase, make_client, rows_seen_by_another_connection
 
@@ -143,15 +144,11 @@ class WorkTest(ApiTestCase):
         user = UserFactory.create()
         work = []
         for email in (user.email, "nobody@example.com"):
-            statements = []
-            database.query_hooks.append(statements.append)
-            with mock.patch.object(
-                PasswordHasher, "verify", autospec=True, side_effect=PasswordHasher.verify
-            ) as verify:
+            verifying = mock.patch.object(PasswordHasher, "verify", autospec=True, side_effect=PasswordHasher.verify)
+            with statements.noted() as events, verifying as verify:
                 self.client.post("/users/login", {"email": email, "password": "wrong"}, status=401)
-            database.query_hooks.remove(statements.append)
             parameters = [call.args[1].split("$")[:4] for call in verify.call_args_list]
-            work.append((parameters, [statement.sql for statement in statements]))
+            work.append((parameters, [event.sql for event in events]))
         self.assertEqual(1, len(work[0][0]))
         self.assertEqual(work[0], work[1])
 

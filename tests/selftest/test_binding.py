@@ -21,8 +21,7 @@ class BindingTest(unittest.TestCase):
         files = [path for path in HARNESS.rglob("*") if path.suffix in (".py", ".html", ".md")]
         naming = [path.name for path in files if re.search(binding.PACKAGE, path.read_text("utf-8"), re.IGNORECASE)]
         self.assertLess(10, len(files))
-        # Until the sandbox works at the driver.
-        self.assertEqual(["sandbox.py"], naming)
+        self.assertEqual([], naming)
 
     def test_docker_is_imported_only_for_a_container(self):
         code = "import sys, tests.harness.cases; print(*{'docker', 'testcontainers'} & {*sys.modules})"

@@ -1,28 +1,44 @@
-"""Whatever gets out of the sandbox fails the test that did it, by name, and leaves a clean database to the next."""
+"""Whatever a test leaves behind fails it by name, and the next test finds a clean database."""
 
 import threading
 import unittest
 
 import psycopg2
 
-from shop.demo.factories import UserFactory
-from shop.domain.models import User
-from shop.storage.database import database
-from tests.harness.postgres import run_database_url, setUpModule, tearDownModule  # noqa: F401
-from tests.harness.tables import tables_with_rows
-from tests.support.cases import ApiTestCase
+from tests import binding
+from tests.harness import cases
+from tests.harness.cases import ApiTestCase, CommittedApiTestCase
+from tests.harness.postgres import current_url, setUpModule, tearDownModule  # noqa: F401
+from tests.harness.tables import ask, tables_with_rows
+
+THERE = "SELECT count(*) FROM pg_class WHERE relname = 'left_there'"
 
 
-class GuardTest(unittest.TestCase):
-    """Runs a guilty test between two innocent ones."""
+def insert(execute=None):
+    """Write a row into a table of the project, whichever it is, without knowing its columns."""
+    execute = execute or binding.database().execute_sql
+    execute("INSERT INTO login_failures VALUES ('x', 1, now())")
 
-    def verdicts(self, guilty):
-        """Run `guilty` as a test, and return what the run said of it, having seen the others pass."""
 
-        class Inner(ApiTestCase):
+class GuardTestCase(unittest.TestCase):
+    """Runs guilty tests between innocent ones."""
+
+    maxDiff = None
+
+    def run_class(self, inner):
+        """Run a class of tests, and return what failed by its name."""
+        result = unittest.TestResult()
+        unittest.defaultTestLoader.loadTestsFromTestCase(inner).run(result)
+        self.assertEqual([], tables_with_rows())
+        return {getattr(test, "_testMethodName", str(test)): text for test, text in result.failures + result.errors}
+
+    def said(self, base, guilty):
+        """Run `guilty` as a test of `base` between two innocent ones, and return what the run says of it."""
+
+        class Inner(base):
             def innocent(self):
-                self.assertEqual(0, User.select().count())
-                self.client.post("/users", UserFactory.body())
+                self.assertEqual([(0,)], binding.database().execute_sql("SELECT count(*) FROM users").fetchall())
+                insert()
 
             def test_1_before(self):
                 self.innocent()
@@ -33,128 +49,241 @@ class GuardTest(unittest.TestCase):
             def test_3_after(self):
                 self.innocent()
 
-        result = unittest.TestResult()
-        unittest.defaultTestLoader.loadTestsFromTestCase(Inner).run(result)
-        found = [*result.failures, *result.errors]
-        self.assertEqual({"test_2_guilty"}, {test._testMethodName for test, _ in found}, found)
-        self.assertEqual([], tables_with_rows())
-        return "\n".join(text for _, text in found)
+        failed = self.run_class(Inner)
+        self.assertEqual({"test_2_guilty"}, failed.keys(), failed)
+        return failed["test_2_guilty"]
 
-    def assertEscapes(self, guilty, *expected):
-        """Fail unless `guilty` fails its test, with these words and with the line that did it."""
-        said = self.verdicts(guilty)
+    def assertNamed(self, base, guilty, *expected):
+        """Fail unless `guilty` fails its test with these words and with the line that did it."""
+        said = self.said(base, guilty)
         for words in (*expected, "tests/selftest/test_guard.py:"):
             self.assertIn(words, said)
 
-    def test_a_transaction_ended_or_begun_in_plain_sql(self):
-        for statement in (
-            "COMMIT",
-            " commit work",
-            "END",
-            "ROLLBACK",
-            "ABORT",
-            "BEGIN",
-            "START TRANSACTION",
-            "SELECT 1; COMMIT; BEGIN",
-            "/* really */ COMMIT",
-            "PREPARE TRANSACTION 'x'",
-        ):
-            with self.subTest(statement):
-                self.assertEscapes(
-                    lambda statement=statement: database.execute_sql(statement),
-                    "was sent as plain SQL; use database.atomic()",
-                    "database.execute_sql(statement)",
-                )
 
-    def test_an_escape_that_the_code_under_test_swallows(self):
+class CommittedTest(GuardTestCase):
+    """Tests with real commits."""
+
+    def run_sql(self, *statements):
+        """Return code that runs statements."""
+
         def guilty():
-            try:
-                database.connection().cursor().execute("COMMIT")
-            except AssertionError:
-                UserFactory.create()
+            for statement in statements:
+                binding.database().execute_sql(statement)
 
-        self.assertEscapes(guilty, "'COMMIT' was sent as plain SQL")
+        return guilty
 
-    def test_a_connection_left_open(self):
+    def assertNamedSql(self, statements, *expected):
+        """Fail unless a test that runs the statements is named, on the thread's own connection."""
+
+        def guilty():
+            binding.database().connect(reuse_if_open=True)
+            self.run_sql(*statements)()
+
+        self.assertNamed(CommittedApiTestCase, guilty, *expected, "binding.database().execute_sql(statement)")
+
+    def test_setting(self):
+        for statement in ("SET statement_timeout = '60ms'", "SET app.tenant = '9'", "SET search_path TO nowhere"):
+            with self.subTest(statement):
+                self.assertNamedSql([statement], "was left changed; use SET LOCAL inside a transaction")
+
+    def test_setting_of_a_connection_that_goes_back_to_the_pool(self):
+        guilty = self.run_sql("SET statement_timeout = '60ms'")
+
+        def one_connection():
+            binding.database().connect(reuse_if_open=True)
+            guilty()
+            binding.database().close()
+
+        self.assertNamed(CommittedApiTestCase, one_connection, "the session's setting statement_timeout")
+
+    def test_advisory_lock(self):
+        self.assertNamedSql(["SELECT pg_advisory_lock(1)"], "a session's advisory lock was left held")
+
+    def test_temporary_table(self):
+        self.assertNamedSql(["CREATE TEMP TABLE users AS SELECT 1 AS id"], "the temporary table users was left")
+
+    def test_open_transaction(self):
+        self.assertNamedSql(["BEGIN", "LOCK TABLE users"], "a transaction was left open; commit it or roll it back")
+
+    def test_open_transaction_of_a_connection_of_its_own(self):
         kept = []
 
         def guilty():
-            kept.append(psycopg2.connect(run_database_url()))
+            kept.append(psycopg2.connect(current_url()))
+            insert(kept[0].cursor().execute)
 
-        self.assertEscapes(guilty, "a connection was left open; close it", "psycopg2.connect(run_database_url())")
+        self.assertNamed(CommittedApiTestCase, guilty, "a transaction was left open")
+        self.assertTrue(kept[0].closed)
 
-    def test_rows_committed_through_another_connection(self):
-        def guilty():
-            UserFactory.build()
-            connection = psycopg2.connect(run_database_url())
-            with connection, connection.cursor() as cursor:
-                cursor.execute(
-                    "INSERT INTO users VALUES ('0199e0c1-0000-7000-8000-000000000001', '', '', '', 'staff', now(), '')"
-                )
-            connection.close()
+    def test_table_view_and_column(self):
+        for statement, what in (
+            ("CREATE TABLE left_there (id serial PRIMARY KEY)", "the table left_there was left"),
+            ("SELECT 1 AS x INTO left_there", "the table left_there was left"),
+            ("CREATE VIEW left_there AS SELECT 1 AS x", "the view left_there was left"),
+            ("CREATE SEQUENCE left_there", "the sequence left_there was left"),
+        ):
+            with self.subTest(statement):
+                self.assertNamedSql([statement], f"{what}; drop it")
+                self.assertEqual([(0,)], ask(THERE))
 
-        self.assertEscapes(guilty, "rows were left in users for every connection to see; test it in a Committed")
+    def test_column(self):
+        try:
+            self.assertNamedSql(["ALTER TABLE login_failures ADD COLUMN more int"], "tables were left changed")
+        finally:
+            ask("ALTER TABLE login_failures DROP COLUMN IF EXISTS more")
 
-    def test_a_thread_left_running(self):
+    def test_thread(self):
         release = threading.Event()
         self.addCleanup(release.set)
-
-        def guilty():
-            threading.Thread(target=lambda: release.wait(30), name="straggler").start()
-
-        self.assertEscapes(guilty, "the thread 'straggler' was left running", "release.wait(30)")
-
-    def test_a_session_s_advisory_lock_left_held(self):
-        self.assertEscapes(
-            lambda: database.execute_sql("SELECT pg_advisory_lock(1)"),
-            "a session's advisory lock was left held; use pg_advisory_xact_lock",
-            "pg_advisory_lock(1)",
+        self.assertNamed(
+            CommittedApiTestCase,
+            lambda: threading.Thread(target=lambda: release.wait(30), name="straggler").start(),
+            "the thread 'straggler' was left running",
+            "release.wait(30)",
         )
-        locks = database.execute_sql("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND database = 0")
-        self.assertEqual((0,), locks.fetchone())
 
-    def test_a_setting_left_changed(self):
-        for statement in ("SET search_path TO nowhere", "SELECT set_config('search_path', 'nowhere', false)"):
-            with self.subTest(statement):
-                self.assertEscapes(
-                    lambda statement=statement: database.execute_sql(statement),
-                    "the session's setting search_path was left changed; use SET LOCAL",
-                )
+    def test_rows_and_what_is_taken_back_are_innocent(self):
+        class Inner(CommittedApiTestCase):
+            def test_it(self):
+                database = binding.database()
+                with database.connection_context():
+                    insert()
+                    for statement in (
+                        "SET work_mem = '5MB'",
+                        "RESET work_mem",
+                        "CREATE TEMP TABLE t (x int)",
+                        "DROP TABLE t",
+                        "CREATE TABLE left_there (x int)",
+                        "DROP TABLE left_there",
+                        "SELECT pg_advisory_lock(1)",
+                        "SELECT pg_advisory_unlock(1)",
+                    ):
+                        database.execute_sql(statement)
+                    with database.atomic():
+                        database.execute_sql("SET LOCAL work_mem = '5MB'")
 
-    def test_listening_and_notifying(self):
-        for statement in ("LISTEN orders", "NOTIFY orders", "SELECT pg_notify('orders', 'x')"):
-            with self.subTest(statement):
-                self.assertEscapes(
-                    lambda statement=statement: database.execute_sql(statement), "LISTEN or NOTIFY", "were used"
-                )
+        self.assertEqual({}, self.run_class(Inner))
 
-    def test_a_connection_lost(self):
+
+class OutsideTest(GuardTestCase):
+    """Rows that are made outside a test."""
+
+    def test_rows_of_set_up_class_are_in_the_sandbox_of_the_class(self):
+        class Inner(ApiTestCase):
+            @classmethod
+            def setUpClass(cls):
+                super().setUpClass()
+                insert()
+
+            def test_it(self):
+                count = "SELECT count(*) FROM login_failures"
+                self.assertEqual([(1,)], binding.database().execute_sql(count).fetchall())
+                self.assertEqual([(0,)], ask(count))
+
+            test_again = test_it
+
+        self.assertEqual({}, self.run_class(Inner))
+
+    def test_rows_made_before_the_kit_s_set_up_class_fail_the_class(self):
+        for base in (ApiTestCase, CommittedApiTestCase):
+
+            class Inner(base):
+                @classmethod
+                def setUpClass(cls):
+                    insert()
+                    super().setUpClass()
+
+                def test_it(self):
+                    self.fail("it does not run")
+
+            ((name, said),) = self.run_class(Inner).items()
+            self.assertIn("setUpClass", name)
+            self.assertIn("rows were left in login_failures outside a test; make them in setUpTestData", said)
+            self.assertIn("tests/selftest/test_guard.py:", said)
+
+    def test_rows_of_set_up_class_of_a_committed_test_fail_it(self):
+        class Inner(CommittedApiTestCase):
+            @classmethod
+            def setUpClass(cls):
+                super().setUpClass()
+                insert()
+
+            def test_1(self):
+                self.fail("it does not run")
+
+            def test_2(self):
+                self.assertEqual([], tables_with_rows())
+
+        failed = self.run_class(Inner)
+        self.assertEqual({"test_1"}, failed.keys())
+        self.assertIn("rows were left in login_failures outside a test", failed["test_1"])
+
+    def test_rows_made_after_the_last_test_fail_the_class(self):
+        class Inner(ApiTestCase):
+            @classmethod
+            def tearDownClass(cls):
+                insert()
+
+            def test_it(self):
+                pass
+
+        ((name, said),) = self.run_class(Inner).items()
+        self.assertIn("tearDownClass", name)
+        self.assertIn("rows were left in login_failures outside a test", said)
+
+
+class SandboxedTest(GuardTestCase):
+    """Tests in the sandbox; `test_sandbox_refusals` has the details."""
+
+    def test_what_escapes_fails_its_test_alone(self):
+        for guilty, expected in (
+            (lambda: binding.database().execute_sql("LISTEN a"), "LISTEN or NOTIFY"),
+            (lambda: binding.database().execute_sql("SET app.tenant = '9'"), "app.tenant was left changed"),
+            (lambda: binding.database().begin(), "a transaction was left open"),
+        ):
+            self.assertIn(expected, self.said(ApiTestCase, guilty))
+
+    def test_interrupt_ends_the_run_and_leaves_the_next_test_a_clean_database(self):
         def guilty():
-            backend = database.execute_sql("SELECT pg_backend_pid()").fetchone()
-            other = psycopg2.connect(run_database_url())
-            with other.cursor() as cursor:
-                cursor.execute("SELECT pg_terminate_backend(%s, 5000)", backend)
-            other.close()
+            insert()
+            raise KeyboardInterrupt
 
-        self.assertIn("its connection was lost", self.verdicts(guilty))
+        with self.assertRaises(KeyboardInterrupt):
+            self.said(ApiTestCase, guilty)
+        self.assertIn("LISTEN", self.said(ApiTestCase, lambda: binding.database().execute_sql("LISTEN a")))
 
 
-class InnocentTest(ApiTestCase):
-    """What looks like an escape and is none."""
+class DeletionTest(GuardTestCase):
+    """The third isolation: real commits, and the rows are deleted."""
 
-    def test_words_inside_text_savepoints_and_locks_that_are_let_go(self):
-        database.execute_sql("SELECT 'x; COMMIT', '''; ROLLBACK'")
-        with database.atomic(), database.atomic() as savepoint:
-            UserFactory.create()
-            savepoint.rollback()
-        database.execute_sql("SELECT pg_advisory_xact_lock(1)")
-        database.execute_sql("SELECT pg_advisory_lock(2)")
-        database.execute_sql("SELECT pg_advisory_unlock(2)")
-        with database.atomic():
-            database.execute_sql("SET LOCAL search_path TO nowhere")
-        database.execute_sql("SET search_path TO nowhere")
-        database.execute_sql("RESET search_path")
-        thread = threading.Thread(target=lambda: (User.select().count(), database.close()))
-        thread.start()
-        thread.join()
-        psycopg2.connect(run_database_url()).close()
+    def setUp(self):
+        cases.use_isolation("delete")
+        self.addCleanup(cases.use_isolation, "sandbox")
+
+    def test_rows_are_committed_and_deleted_and_those_of_the_class_are_put_back(self):
+        count = "SELECT count(*) FROM login_failures"
+
+        class Inner(ApiTestCase):
+            @classmethod
+            def setUpTestData(cls):
+                insert()
+
+            def test_1(self):
+                self.assertEqual([(1,)], ask(count))
+                with self.isolation.undone():
+                    binding.database().execute_sql("DELETE FROM login_failures")
+                self.assertEqual([(1,)], ask(count))
+                binding.database().execute_sql("UPDATE login_failures SET failures = 7")
+
+            def test_2(self):
+                self.assertEqual([(1,)], ask("SELECT failures FROM login_failures"))
+
+        self.assertEqual({}, self.run_class(Inner))
+
+    def test_what_is_left_behind_is_named(self):
+        self.assertIn("app.tenant", self.said(ApiTestCase, self.guilty))
+
+    def guilty(self):
+        """Leave a setting changed."""
+        binding.database().connect(reuse_if_open=True)
+        binding.database().execute_sql("SET app.tenant = '9'")

@@ -168,6 +168,17 @@ class TransactionStateTest(VerdictTestCase):
                 return inside, db.execute_sql(TENANT).fetchone()
 
     @verdict
+    def test_setting_that_a_function_or_a_block_makes_ends_with_the_transaction(self, db, model):
+        with self.request(db):
+            with db.atomic():
+                inside = db.execute_sql("SELECT be_tenant('42')").fetchone()
+            after = db.execute_sql(TENANT).fetchone()
+            with db.atomic():
+                db.execute_sql("DO $$ BEGIN SET LOCAL app.tenant = '7'; END $$")
+                inside += db.execute_sql(TENANT).fetchone()
+            return inside, after, db.execute_sql(TENANT).fetchone()
+
+    @verdict
     def test_set_local_of_a_known_setting(self, db, model):
         with self.request(db):
             db.execute_sql("SET work_mem = '5MB'")

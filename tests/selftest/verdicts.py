@@ -19,8 +19,8 @@ from psycopg2.extensions import connection
 
 from tests.harness import driver
 from tests.harness.escapes import SandboxError
-from tests.harness.isolation import Sandbox, shut
 from tests.harness.postgres import clone, drop
+from tests.harness.sandbox import Sandbox, shut
 
 KINDS: dict[str, Callable[[str], PostgresqlDatabase]] = {
     "PostgresqlDatabase": PostgresqlDatabase,
@@ -38,6 +38,9 @@ SCHEMA = """
     CREATE CONSTRAINT TRIGGER noting AFTER INSERT ON child DEFERRABLE INITIALLY DEFERRED
         FOR EACH ROW EXECUTE FUNCTION note();
     CREATE PROCEDURE committing() LANGUAGE plpgsql AS $$ BEGIN COMMIT; END $$;
+    CREATE FUNCTION take_lock() RETURNS void LANGUAGE sql AS 'SELECT pg_advisory_lock(1)';
+    CREATE FUNCTION be_tenant(text) RETURNS text LANGUAGE plpgsql AS $$ BEGIN
+        RETURN set_config('app.tenant', $1, true); END $$;
     CREATE TYPE mood AS ENUM ('good');
 """
 ROWS = """
