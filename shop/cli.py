@@ -3,9 +3,13 @@
 import argparse
 import signal
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from shop import __version__
+
+Commands = Any  # argparse has no public name for the result of `add_subparsers`.
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -89,4 +93,33 @@ def _parser() -> argparse.ArgumentParser:
         changing.set_defaults(run="staff", act=name)
     listing = acts.add_parser("list", parents=[data_dir], help="list staff", description="Lists staff.")
     listing.set_defaults(run="staff", act="list")
+
+    _add_export(commands, data_dir)
     return parser
+
+
+def _add_export(commands: Commands, data_dir: argparse.ArgumentParser) -> None:
+    export_command = commands.add_parser(
+        "export", help="write orders to a file", description="Writes orders to a file, which is complete or absent."
+    )
+    kinds = export_command.add_subparsers(required=True, metavar="WHAT", title="what is exported")
+    orders = kinds.add_parser(
+        "orders", parents=[data_dir], help="orders, as CSV or JSON Lines", description="Writes orders to a file."
+    )
+    orders.add_argument("--since", type=_moment, metavar="TIME", help="only orders placed at TIME or later (ISO 8601)")
+    orders.add_argument("--until", type=_moment, metavar="TIME", help="only orders placed before TIME (ISO 8601)")
+    orders.add_argument("--status", help="only orders with this status")
+    orders.add_argument("--format", choices=("csv", "jsonl"), default="csv", help="default: csv")
+    orders.add_argument("--output", default="-", metavar="FILE", help="where to write; default: -, which is stdout")
+    orders.set_defaults(run="export")
+
+
+def _moment(text: str) -> datetime:
+    """Return a date, or a date with a time; without an offset it is in UTC."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a date or time like 2026-01-31 or 2026-01-31T12:00Z"
+        ) from None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

@@ -1,4 +1,4 @@
-"""What the command ``shop`` does: serve, migrate, openapi, staff."""
+"""What the command ``shop`` does: serve, migrate, export, openapi, staff."""
 
 import argparse
 import contextlib
@@ -12,6 +12,7 @@ from types import FrameType
 from typing import NoReturn, TextIO
 
 from shop.domain import accounts
+from shop.domain.orders import STATUSES
 from shop.embedded.server import EmbeddedError
 from shop.errors import UserNotFound
 from shop.serving import logs
@@ -25,6 +26,19 @@ USAGE_ERROR = 2
 FAILURE = 1
 # Of several commands at once each may lose the database with the one that ran it, and then run it itself.
 ATTEMPTS = 10
+
+
+class CommandRefused(Exception):
+    """The command cannot be done.
+
+    Args:
+        sentence: Why, for a person.
+        status: The exit status.
+    """
+
+    def __init__(self, sentence: str, status: int = USAGE_ERROR) -> None:
+        super().__init__(sentence)
+        self.status = status
 
 
 def run(options: argparse.Namespace) -> int:
@@ -43,13 +57,19 @@ def run(options: argparse.Namespace) -> int:
         _run(options)
     except (EmbeddedError, OwnerLeft, PortInUse, SettingsError, WorkersDied, migrations.CannotMigrate) as error:
         return _refuse(str(error), FAILURE if isinstance(error, WorkersDied) else USAGE_ERROR)
+    except CommandRefused as error:
+        return _refuse(str(error), error.status)
     except UserNotFound:
         return _refuse(f"no account has the e-mail address {options.email}")
     except database.Error as error:
-        if database.sqlstate(error) == database.UNDEFINED_TABLE:
-            return _refuse("the database has no tables yet; shop migrate makes them")
-        return _refuse(f"the database refused: {' '.join(str(error).split())}")
+        return _refuse(_database_sentence(error))
     return 0
+
+
+def _database_sentence(error: database.Error) -> str:
+    if database.sqlstate(error) == database.UNDEFINED_TABLE:
+        return "the database has no tables yet; shop migrate makes them"
+    return f"the database refused: {' '.join(str(error).split())}"
 
 
 def _run(options: argparse.Namespace) -> None:
@@ -123,6 +143,31 @@ def _staff_list(_options: argparse.Namespace) -> None:
         print(f"{account.email}  {account.name}")
 
 
+def _export(options: argparse.Namespace) -> None:
+    from shop.domain.exports import Selection  # noqa: PLC0415 - No other command needs these, and they take time.
+    from shop.exports.files import STDOUT, CannotWrite  # noqa: PLC0415
+    from shop.exports.run import export_orders  # noqa: PLC0415
+
+    if options.status not in (None, *STATUSES):
+        raise CommandRefused(f"--status must be one of {', '.join(STATUSES)}")
+    settings = Settings.load(data_dir=options.data_dir)
+    signal.signal(signal.SIGTERM, _interrupt)
+    with with_database(settings, join=True) as complete:
+        database.database.configure(complete)
+        selection = Selection(options.since, options.until, options.status)
+        try:
+            done = export_orders(selection, format_=options.format, target=options.output)
+        except CannotWrite as error:
+            raise CommandRefused(str(error), FAILURE) from error
+        except database.Error as error:
+            # Not tried again with another database: stdout may have a part already.
+            raise CommandRefused(_database_sentence(error), FAILURE) from error
+        finally:
+            database.database.close()
+    if options.output != STDOUT:
+        _say(f"wrote {done:,} orders to {options.output}")
+
+
 def _openapi(options: argparse.Namespace) -> None:
     from shop.api.openapi.description import describe  # noqa: PLC0415 - No other command needs the application here.
     from shop.api.openapi.markdown import render  # noqa: PLC0415
@@ -167,6 +212,7 @@ def _refuse(sentence: str, status: int = USAGE_ERROR) -> int:
 _COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "serve": _serve,
     "migrate": _migrate,
+    "export": _export,
     "openapi": _openapi,
     "staff": _staff,
 }

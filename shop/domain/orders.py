@@ -71,7 +71,7 @@ class OwnedOrder(NamedTuple):
 
 
 # Both JSON columns come as text: the driver would read prices as floats.
-_ORDER = (
+COLUMNS = (
     Order.id,
     Order.user,
     Order.items.cast("text"),
@@ -101,14 +101,14 @@ _INSERT = Statement(
     )
     # If requests with one key race, one inserts. The others wait for it here, and then find its order.
     .on_conflict(action="IGNORE", conflict_target=[Order.user, Order.idempotency_key])
-    .returning(*_ORDER)
+    .returning(*COLUMNS)
 )
 _FIND_BY_KEY = Statement(
-    Order.select(Order.request_digest, *_ORDER).where(
+    Order.select(Order.request_digest, *COLUMNS).where(
         (Order.user == Slot("user_id")) & (Order.idempotency_key == Slot("idempotency_key"))
     )
 )
-_WITH_OWNER = Order.select(*_ORDER, User.name, User.email).join(User)
+_WITH_OWNER = Order.select(*COLUMNS, User.name, User.email).join(User)
 _FIND_OWN = Statement(_WITH_OWNER.where((Order.user == Slot("user_id")) & (Order.id == Slot("id"))))
 _FIND_ANY = Statement(_WITH_OWNER.where(Order.id == Slot("id")))
 
@@ -158,7 +158,7 @@ def _change_statement(*whose: Expression) -> Statement:
             }
         )
         .where(*whose, Order.id == Slot("id"), Order.status == fn.ANY(Slot("before", "text[]")))
-        .returning(*_ORDER)
+        .returning(*COLUMNS)
     )
 
 

@@ -1,0 +1,50 @@
+"""The formats of an export: CSV for spreadsheets, and JSON Lines (https://jsonlines.org) for programs."""
+
+import csv
+import io
+from collections.abc import Callable, Sequence
+
+from shop import exactjson
+from shop.api import responses
+from shop.domain.orders import PlacedOrder
+
+ADDRESS = ("street", "city", "state", "zipCode", "country")
+HEADER = ("id", "userId", "createdAt", "status", "total", *ADDRESS, "items")
+# A spreadsheet takes a cell that begins like this for a formula. The last ones are full-width forms.
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+Format = Callable[[Sequence[PlacedOrder], bool], bytes]
+
+
+def csv_rows(orders: Sequence[PlacedOrder], is_first: bool) -> bytes:
+    """Return orders as CSV (RFC 4180), one row each; the column `items` has JSON.
+
+    Args:
+        orders: The orders.
+        is_first: Whether they are the first of the file, which begins with a header.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text)
+    if is_first:
+        writer.writerow(HEADER)
+    for order in orders:
+        shown = responses.order(order)
+        address = shown["shippingAddress"]
+        parts = [address.get(field, "") for field in ADDRESS] if isinstance(address, dict) else []
+        items = exactjson.dumps(shown["items"]).decode()
+        created_at = exactjson.timestamp(order.created_at)
+        time = exactjson.dumps(created_at).decode().strip('"')
+        writer.writerow(map(_cell, (order.id, order.user_id, time, order.status, str(order.total), *parts, items)))
+    return text.getvalue().encode()
+
+
+def json_lines(orders: Sequence[PlacedOrder], _is_first: bool) -> bytes:
+    """Return orders as JSON Lines, each as `GET /orders/{id}` shows it, without its owner's name and address."""
+    return b"".join(exactjson.dumps(responses.order(order)) + b"\n" for order in orders)
+
+
+def _cell(text: str) -> str:
+    """Return a cell that no spreadsheet executes: an apostrophe marks it as text."""
+    return f"'{text}" if text.startswith(FORMULA) else text
+
+
+FORMATS: dict[str, Format] = {"csv": csv_rows, "jsonl": json_lines}
