@@ -1,12 +1,15 @@
 """`scripts/copy-harness`: a service that is unlike the shop takes the kit home, and its tests run there."""
 
+import os
 import re
+import shutil
 import subprocess
+import sys
 import tempfile
 import unittest
 from pathlib import Path
 
-from tests.harness.live import ROOT
+from tests.harness.live import LIMIT, ROOT
 from tests.harness.postgres import server, setUpModule, tearDownModule  # noqa: F401
 
 EXAMPLE = ROOT / "tests" / "example"
@@ -73,3 +76,48 @@ class CopyTest(unittest.TestCase):
         needed = (ROOT / "tests" / "harness" / "requirements.txt").read_text().splitlines()[1:]
         setup = (ROOT / "setup.py").read_text()
         self.assertEqual([], [each for each in needed if f'"{each}"' not in setup])
+
+
+class ExampleTest(unittest.TestCase):
+    """The second service, with a fresh copy of the kit."""
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.folder = Path(cls.enterClassContext(tempfile.TemporaryDirectory())) / "loans"
+        shutil.copytree(EXAMPLE, cls.folder, ignore=shutil.ignore_patterns("__pycache__"))
+        done = copy_harness(cls.folder)
+        assert done.returncode == 0, done.stderr
+
+    def run_tests(self, *arguments: str, module: str = "tests.harness.runner") -> str:
+        """Run the example's tests and return what the run prints."""
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(("SHOP_", "COVERAGE_"))}
+        done = subprocess.run(
+            [sys.executable, "-W", "error", "-m", module, *arguments],
+            cwd=self.folder,
+            env=inherited | {"LOANS_TEST_DATABASE_URL": server().url},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=4 * LIMIT,
+        )
+        self.assertEqual(0, done.returncode, done.stdout)
+        return done.stdout
+
+    def test_its_tests_pass_shuffled_and_in_parallel(self):
+        said = self.run_tests("--shuffle=1", "--parallel=2")
+        self.assertRegex(said, r"Ran 1\d tests .*\n\nOK")
+        self.assertIn("LOANS_TEST_SEED=", said)
+
+    def test_the_sandbox_gives_the_verdicts_of_real_commits(self):
+        self.assertRegex(self.run_tests("--parity"), r"parity: 0 of 1\d tests")
+
+    def test_the_report_measures_the_example(self):
+        said = self.run_tests("--all", module="tests.harness.report")
+        self.assertRegex(said, r"1\d passed, 0 failed, 0 skipped")
+        page = (self.folder / "build" / "report" / "report.html").read_text()
+        self.assertIn("loans/app.py", page)
+        self.assertNotRegex(page, re.compile(r"\bshop\b", re.I))
+
+    def test_it_works_with_unittest_alone(self):
+        self.assertRegex(self.run_tests(module="unittest"), r"Ran 1\d tests .*\n\nOK")
