@@ -196,7 +196,10 @@ class Database(PostgresqlDatabase):
 
     def cursor(self, named_cursor: str | None = None) -> Any:
         """Return a cursor, on a new connection if the thread's old one was lost outside a transaction."""
-        if not self.is_closed() and self._here.session.is_lost and not self.in_transaction():
+        state = self._state
+        if not state.closed and (state.transactions or not state.conn.closed):
+            return state.conn.cursor()
+        if not state.closed:
             self.close()
         # Peewee's stubs give this method no types.
         return super().cursor(named_cursor)  # type: ignore[no-untyped-call]
