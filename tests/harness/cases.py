@@ -112,8 +112,7 @@ class KitTestCase(unittest.TestCase):
         binding.factories().reseed(f"{run_seed()} {cls.__qualname__}")
         forget_exchange()
         before = dict(vars(cls))
-        with _told(f"{cls.__module__}.{cls.__qualname__}"):
-            cls.setUpTestData()
+        _telling(cls, cls.setUpTestData)
         for name, value in list(vars(cls).items()):
             if before.get(name) is not value and not isinstance(value, _ClassData):
                 setattr(cls, name, _ClassData(name, value))
@@ -139,6 +138,12 @@ def _told(name: str) -> Iterator[None]:
             words = filter(None, [f"{SEED}={run_seed()}", PROGRAM, order_options(), name])
             error.add_note(f"{last_exchange()}\nrerun: {' '.join(words)}")
         raise
+
+
+def _telling(cls: type, action: Callable[[], object]) -> None:
+    """Do what belongs to a whole class; its failure says how to run the class again."""
+    with _told(f"{cls.__module__}.{cls.__qualname__}"):
+        action()
 
 
 class _ClassData:
@@ -188,7 +193,7 @@ class ApiTestCase(KitTestCase):
         if cls._has_test_data() or cls.setUpClass.__func__ is not ApiTestCase.setUpClass.__func__:
             isolation = _isolation()
             isolation.enter()
-            cls.addClassCleanup(isolation.leave)
+            cls.addClassCleanup(_telling, cls, isolation.leave)
             cls._make_test_data()
             cls._class_isolation = isolation
 
@@ -230,7 +235,7 @@ def _guard_class(cls: type[KitTestCase], make: Callable[[], ApiClient]) -> None:
     """Have the class fail if it leaves rows outside its tests."""
     _shared(make)
     check_outside(binding.database())
-    cls.addClassCleanup(lambda: check_outside(binding.database()))
+    cls.addClassCleanup(_telling, cls, lambda: check_outside(binding.database()))
 
 
 class CommittedApiTestCase(KitTestCase):

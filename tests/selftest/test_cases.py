@@ -109,6 +109,18 @@ class StoryTest(unittest.TestCase):
 
         self.assertToldOnce(self.told(setUpTestData=classmethod(fail)), r"\S+\.Inner")
 
+    def test_what_the_guard_says_of_a_class_names_the_class(self):
+        def leave_a_thread(_):
+            ended = threading.Event()
+            thread = threading.Thread(target=ended.wait)
+            thread.start()
+            self.addCleanup(thread.join)
+            self.addCleanup(ended.set)
+
+        text = self.told(setUpTestData=classmethod(leave_a_thread))
+        self.assertIn("was left running", text)
+        self.assertRegex(text, rf"\nrerun: {SEED}=.* \S+\.Inner\n")
+
     def assertToldOnce(self, text: str, name: str) -> None:
         self.assertIn("last request: GET /livez\n  answered with 200 OK\n", text)
         self.assertRegex(text, rf"\nrerun: {SEED}=.* {name}\n")
