@@ -3,7 +3,8 @@
 import re
 import shutil
 import unittest
-from contextlib import ExitStack, suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 
 from tests.harness.live import ROOT, Connection, temporary_directory
@@ -18,7 +19,9 @@ class CheckoutsTest(unittest.TestCase):
         self.addCleanup(shutil.rmtree, base)
         checkouts = [self.clone(base / name / "shop checkout") for name in ("first", "second")]
         with ExitStack() as running:
-            shops = [running.enter_context(self.shop(checkout)) for checkout in checkouts]
+            shops = [running.enter_context(closing(self.shop(checkout))) for checkout in checkouts]
+            with ThreadPoolExecutor() as threads:
+                list(threads.map(LiveShop.start, shops))
             clients = [running.enter_context(Connection(shop.url)) for shop in shops]
             # The same account is new in both.
             self.assertEqual([201, 201], [client.post("/users", ACCOUNT).status for client in clients])
@@ -32,14 +35,15 @@ class CheckoutsTest(unittest.TestCase):
 
     def clone(self, place: Path) -> Path:
         """Copy what makes a checkout to `place`; a virtual environment of its own would take a minute."""
-        shutil.copytree(ROOT / "shop", place / "shop", ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / "shop", place / "shop")
         (place / "scripts").mkdir()
         shutil.copy(ROOT / "scripts/serve", place / "scripts")
         return place
 
     def shop(self, checkout: Path) -> LiveShop:
         # The safe path keeps the working directory, which is this checkout, off the module path.
-        return LiveShop(environment={"PYTHONSAFEPATH": "1", "PYTHONPATH": str(checkout)})
+        settings = {"SHOP_WORKERS": "1", "SHOP_ARGON2_MEMORY_COST": "8"}
+        return LiveShop(environment=settings | {"PYTHONSAFEPATH": "1", "PYTHONPATH": str(checkout)})
 
     def remove(self, home: Path) -> None:
         """Remove a data home, and its parent if nothing else is in it."""
