@@ -19,6 +19,7 @@ from tests.harness.results import PROGRAM, say
 
 LIFETIME = 15 * 60.0  # seconds after the last run
 STATE = Path(sys.prefix) / "kept-server.json"  # the URL of the server; its time is the last use
+LOG = STATE.with_suffix(".log")
 
 
 def use() -> None:
@@ -34,19 +35,22 @@ def use() -> None:
 
 def _start() -> None:
     reading, writing = os.pipe()
-    keeper = subprocess.Popen(
-        [sys.executable, "-m", __name__, str(writing)],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        pass_fds=[writing],
-        start_new_session=True,
-    )
+    # Not this process's own output: whoever reads that would wait for the end of the server.
+    with LOG.open("w") as log:
+        keeper = subprocess.Popen(
+            [sys.executable, "-m", __name__, str(writing)],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            pass_fds=[writing],
+            start_new_session=True,
+        )
     os.close(writing)
     with os.fdopen(reading) as pipe:
         # The keeper closes the pipe when the server is ready, or when it ends.
         pipe.read()
     if not STATE.exists():
-        sys.exit(f"{PROGRAM}: the embedded server did not start")
+        sys.exit(f"{PROGRAM}: the embedded server did not start\n{LOG.read_text()}")
     say(f"keeping an embedded server for {LIFETIME / 60:.0f} minutes after the last run (process {keeper.pid})")
     keeper.returncode = 0  # It outlives this process on purpose.
 
