@@ -32,7 +32,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="shop",
         description="An orders API: register, log in, place an order, follow it.",
-        epilog="Settings come from SHOP_* environment variables; the README has the table. "
+        epilog="Settings come from SHOP_* environment variables; docs/settings.md has the table. "
         "Without SHOP_DATABASE_URL, a PostgreSQL that came with the package is started.",
     )
     parser.add_argument("--version", action="version", version=f"shop {__version__}")

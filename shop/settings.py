@@ -34,7 +34,7 @@ class SettingsError(Exception):
 
 
 class Settings(BaseSettings):
-    """What an operator can set; each field's description is the text of the README's table.
+    """What an operator can set; each field's description is the text of docs/settings.md.
 
     Secrets are `SecretStr`, so that neither a repr nor a log line shows them.
     """

@@ -1,4 +1,4 @@
-"""The API description: valid, complete, named for people, and in agreement with the README and the service."""
+"""The API description: valid, complete, named for people, and in agreement with the service."""
 
 import contextlib
 import gzip
@@ -26,7 +26,7 @@ from tests.harness.postgres import setUpModule, tearDownModule  # noqa: F401
 from tests.support.cases import ApiTestCase, make_settings
 from tests.support.operations import documented, example, operations
 
-README = Path(__file__).resolve().parents[2] / "README.md"
+ROOT = Path(__file__).resolve().parents[2]
 
 
 class DescriptionTest(ApiTestCase):
@@ -59,7 +59,7 @@ class DescriptionTest(ApiTestCase):
         self.assertEqual(render(self.described), page.read_text("utf-8"))
 
     def test_the_page_for_client_programmers_is_current(self):
-        current = (README.parent / "docs" / "api.md").read_text("utf-8")
+        current = (ROOT / "docs" / "api.md").read_text("utf-8")
         self.assertEqual(render(self.described), current, "shop openapi --markdown --output docs/api.md writes it anew")
 
     def test_every_operation_of_the_route_table_is_described_under_a_name_of_its_own(self):
@@ -145,20 +145,6 @@ class DescriptionTest(ApiTestCase):
             described = self.described["paths"][operation.template][operation.method.lower()]
             self.assertEqual([] if operation.declared.is_public else [{"bearer": []}], described["security"])
 
-    def test_the_readme_lists_exactly_the_errors_that_are_declared(self):
-        readme = README.read_text("utf-8")
-        rows = re.findall(r"^\| (`[A-Z]+ /.*?) \| .*? \| .*? \|(.*) \|$", readme, re.MULTILINE)
-        of_any = codes(readme[readme.index("Any request may") :].split("\n\n", 1)[0])
-        listed = {}
-        for request, errors in rows:
-            for method, path in re.findall(r"`([A-Z]+) (/[^`? ]*)`", request):
-                listed[f"{method} {path}"] = codes(errors)
-        for operation in operations():
-            row = re.sub(r"{\w+_id}", "{id}", str(operation)).removesuffix("/{asset}")
-            with self.subTest(row):
-                self.assertIn(row, listed, "a new operation needs its row in the README's contract")
-                self.assertEqual(listed[row] - of_any, documented(operation) - of_any)
-
 
 def is_valid(schema: type[BaseModel], document: object) -> bool:
     """Tell whether the service takes `document`."""
@@ -167,11 +153,6 @@ def is_valid(schema: type[BaseModel], document: object) -> bool:
     except ValidationError:
         return False
     return True
-
-
-def codes(text: str) -> set[tuple[int, str]]:
-    """Return what is written as status and code, like 404 `USER_NOT_FOUND`."""
-    return {(int(status), code) for status, code in re.findall(r"(\d{3})\s+`([A-Z_]+)`", text)}
 
 
 class DocsTest(ApiTestCase):

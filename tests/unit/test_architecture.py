@@ -1,4 +1,4 @@
-"""Rules about the code that hold because a test holds them: imports run one way, and the README knows every setting."""
+"""Rules about the code that hold because a test holds them: imports run one way, and the documents agree with it."""
 
 import ast
 import re
@@ -7,6 +7,7 @@ import unittest
 from pathlib import Path
 
 from shop.settings import PREFIX, Settings
+from tests.support import settings_page
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "shop"
@@ -264,27 +265,36 @@ def private(tree: ast.Module) -> set[str]:
     return found
 
 
-class ReadmeTest(unittest.TestCase):
-    """The README agrees with the code."""
+class DocumentsTest(unittest.TestCase):
+    """The documents agree with the code."""
 
-    def setUp(self):
-        self.readme = (ROOT / "README.md").read_text("utf-8")
+    def test_settings_page_is_current(self):
+        page = (ROOT / "docs" / "settings.md").read_text("utf-8")
+        self.assertEqual(settings_page.render(), page, "python -m tests.support.settings_page > docs/settings.md")
 
-    def test_every_setting_is_in_the_readme_as_it_is_in_the_code(self):
-        for name, field in Settings.model_fields.items():
-            variable = PREFIX + name.upper()
-            with self.subTest(variable):
-                row = re.search(rf"^\| `{variable}` \| (.*?) \| (.*) \|$", self.readme, re.M)
-                self.assertIsNotNone(row, "the settings table has no such row")
-                shown = f"`{field.default}`" if field.default not in (None, ()) else "none"
-                self.assertEqual((shown, field.description), row.groups())
-
-    def test_every_dependency_has_its_reason_in_the_readme(self):
+    def test_every_dependency_has_its_reason(self):
         setup = (ROOT / "setup.py").read_text("utf-8")
+        reasons = (ROOT / "docs" / "dependencies.md").read_text("utf-8")
         for package in re.findall(r'^ {4}"([A-Za-z0-9-]+)[>;\[]', setup, re.M):
             with self.subTest(package):
-                row = re.search(rf"^\|[^|]*\b{re.escape(package)}\b[^|]*\|.+\|.+\|$", self.readme, re.M)
-                self.assertIsNotNone(row, "the table of dependencies has no such row")
+                row = re.search(rf"^\|[^|]*\b{re.escape(package)}\b[^|]*\|.+\|.+\|$", reasons, re.M)
+                self.assertIsNotNone(row, "docs/dependencies.md has no row for it")
+
+    def test_every_page_is_in_the_index(self):
+        index = (ROOT / "docs" / "README.md").read_text("utf-8")
+        for page in (ROOT / "docs").glob("*.md"):
+            if page.name != "README.md":
+                self.assertIn(f"({page.name})", index)
+
+    def test_every_local_link_leads_somewhere(self):
+        pages = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
+        for page in pages:
+            for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text("utf-8")):
+                with self.subTest(page=page.name, link=link):
+                    self.assertTrue((page.parent / link).exists())
+
+    def test_readme_is_short(self):
+        self.assertLessEqual(len((ROOT / "README.md").read_text("utf-8").splitlines()), 150)
 
 
 class ComposeTest(unittest.TestCase):
