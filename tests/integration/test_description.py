@@ -24,7 +24,7 @@ from tests.harness import contract
 from tests.harness.client import TestResponse
 from tests.harness.postgres import setUpModule, tearDownModule  # noqa: F401
 from tests.support.cases import ApiTestCase, make_settings
-from tests.support.operations import documented, example, operations
+from tests.support.operations import example, operations
 
 ROOT = Path(__file__).resolve().parents[2]
 

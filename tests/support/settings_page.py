@@ -4,9 +4,9 @@ from shop.settings import PREFIX, Settings
 
 _ABOVE = """# Settings
 
-The service reads its settings from environment variables. `shop serve --help` lists the options that override some of them.
-`shop serve` logs a warning for a `SHOP_…` variable that is no setting, and names the closest one. Variables that Kubernetes sets
-for a Service named `shop` are ignored.
+The service reads its settings from environment variables. `shop serve --help` lists the options that override some
+of them. `shop serve` logs a warning for a `SHOP_…` variable that is no setting, and names the closest one. Variables
+that Kubernetes sets for a Service named `shop` are ignored.
 
 This page is generated: `python -m tests.support.settings_page > docs/settings.md`.
 
