@@ -298,15 +298,18 @@ def _fork(job: Callable[[], int], connections: Iterable[Connection]) -> int:
         return pid
     status = FAILED
     try:
-        for connection in connections:
-            connection.close()  # Otherwise the workers would not notice the end of the parent.
-        status = job()
-    except BaseException:
-        traceback.print_exc()
+        try:
+            for connection in connections:
+                connection.close()  # Otherwise the workers would not notice the end of the parent.
+            status = job()
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            with contextlib.suppress(OSError, ValueError):
+                sys.stdout.flush()
+                sys.stderr.flush()
     finally:
-        with contextlib.suppress(OSError, ValueError):
-            sys.stdout.flush()
-            sys.stderr.flush()
+        # Also when a signal interrupts the above: otherwise this process would go on with the work of its parent.
         os._exit(status)
 
 

@@ -8,8 +8,9 @@ import time
 import unittest
 from collections.abc import Sequence
 from typing import Any
+from unittest import mock
 
-from tests.harness import order
+from tests.harness import order, workers
 from tests.harness.findings import Findings, findings
 from tests.harness.results import FIXTURES, Result
 from tests.harness.worker import Options
@@ -182,6 +183,21 @@ class DeathTest(unittest.TestCase):
                 self.assertEqual(4, result.testsRun)
                 self.assertIn("ended with status 7", texts(result)["Verdicts.Dying.test_b_dying"])
                 self.assertEqual([("passed", "")], result.verdicts[f"{__name__}.Verdicts.Dying.test_c_after"])
+
+    def test_a_worker_that_is_interrupted_at_its_end_still_ends(self):
+        parent = os.getpid()
+
+        class Interrupted(io.StringIO):
+            def flush(self):
+                if os.getpid() != parent:
+                    raise KeyboardInterrupt
+
+        with mock.patch("sys.stdout", Interrupted()):
+            try:
+                pid = workers._fork(lambda: 3, [])
+            except KeyboardInterrupt:
+                os._exit(99)  # The worker would run the rest of this test a second time.
+        self.assertEqual(3, os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 
     def test_findings_of_earlier_tests_survive_the_death_of_a_worker(self):
         result = run(suite_of(Verdicts.Noting, Verdicts.Dying), 1, fixed=True)
