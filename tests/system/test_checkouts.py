@@ -1,7 +1,9 @@
 """Two checkouts that are served side by side each have data of their own."""
 
+import os
 import re
 import shutil
+import sys
 import unittest
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, suppress
@@ -43,7 +45,8 @@ class CheckoutsTest(unittest.TestCase):
     def shop(self, checkout: Path) -> LiveShop:
         # The safe path keeps the working directory, which is this checkout, off the module path.
         settings = {"SHOP_WORKERS": "1", "SHOP_ARGON2_MEMORY_COST": "8"}
-        return LiveShop(environment=settings | {"PYTHONSAFEPATH": "1", "PYTHONPATH": str(checkout)})
+        path = os.pathsep.join([str(checkout), *filter(None, sys.path)])
+        return LiveShop(environment=settings | {"PYTHONSAFEPATH": "1", "PYTHONPATH": path})
 
     def remove(self, home: Path) -> None:
         """Remove a data home, and its parent if nothing else is in it."""
