@@ -1,8 +1,9 @@
-"""Tiers of tests: a package of slow tests runs only with `--all`, or if it is named.
+"""Tiers of tests: packages whose tests run only with `--all`, or only by name.
 
-Its `__init__.py` says:
+The `__init__.py` of such a package says one of these:
 
     load_tests = tiers.slow(__name__, __path__)
+    load_tests = tiers.separate(__name__, __path__, "scripts/test-image")
 
 unittest's discovery calls that, so `python -m unittest` leaves out the package as well. Either way the run ends with a
 line that says what it left out.
@@ -13,31 +14,43 @@ import sys
 import unittest
 from collections.abc import Callable, Sequence
 
-from tests.harness.results import PROGRAM
-
 everything = False  # the runner sets it for `--all`
 named: set[str] = set()  # packages that the command line names
-left_out: list[str] = []
+left_out: dict[str, str] = {}  # what runs each package that was left out
 
 LoadTests = Callable[[unittest.TestLoader, unittest.TestSuite, str | None], unittest.TestSuite]
 
 
 def slow(package: str, path: Sequence[str]) -> LoadTests:
-    """Return a `load_tests` function for a package whose tests run only with `--all`."""
+    """Return a `load_tests` function for a package whose tests run with `--all`, or by name."""
+    return _loader(package, path, "scripts/test --all", lambda: everything or _is_named(package, partly=True))
 
+
+def separate(package: str, path: Sequence[str], command: str) -> LoadTests:
+    """Return a `load_tests` function for a package whose tests run only by name, as `command` does."""
+    return _loader(package, path, command, lambda: _is_named(package))
+
+
+def _is_named(package: str, *, partly: bool = False) -> bool:
+    """Tell whether the command line names `package`, a package around it, or (`partly`) one in it."""
+    inside = partly and any(name.startswith(f"{package}.") for name in named)
+    return inside or package in named
+
+
+def _loader(package: str, path: Sequence[str], command: str, is_wanted: Callable[[], bool]) -> LoadTests:
     def load_tests(loader: unittest.TestLoader, tests: unittest.TestSuite, pattern: str | None) -> unittest.TestSuite:
-        if everything or any(f"{package}.".startswith(f"{name}.") for name in named):
+        if is_wanted():
             for folder in path:
                 tests.addTests(loader.discover(folder, pattern or "test*.py"))
         else:
             if not left_out:
                 atexit.register(_say)
-            left_out.append(package)
+            left_out[package] = command
         return tests
 
     return load_tests
 
 
 def _say() -> None:
-    packages = ", ".join(package.replace(".", "/") for package in left_out)
-    print(f"not run: {packages} ({PROGRAM} --all runs everything)", file=sys.stderr)
+    packages = ", ".join(f"{package.replace('.', '/')} ({command})" for package, command in left_out.items())
+    print(f"not run: {packages}", file=sys.stderr)

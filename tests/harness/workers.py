@@ -26,7 +26,7 @@ from tests.harness.results import FAILED, PROGRAM, Result
 from tests.harness.worker import SHOW_STACKS, Done, Finished, Idle, Options, Outcome, Started, Subject, work
 
 # Seconds that interrupted workers have to clean up, all together.
-GRACE = 10.0
+GRACE = 20.0
 # Seconds that a worker has to write its stacks.
 STACKS_GRACE = 0.5
 # Assumed duration of a test that never ran, in seconds.

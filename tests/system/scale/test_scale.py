@@ -2,16 +2,13 @@
 
 All of it is real: PgBouncer from the system's packages, PostgreSQL's programs from pip, and `shop serve`, on sockets of
 this machine only. Every order is sent with an Idempotency-Key, and again until it is acknowledged, as a careful client
-does; afterwards each acknowledged order must be in the database exactly once. The figures are printed at the end. The
-exit status is 0 when all is well, 1 when a test failed, 2 when a program is missing.
+does; afterwards each acknowledged order must be in the database exactly once. The figures are printed at the end.
 """
 
-import argparse
 import os
 import re
 import secrets
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -21,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from itertools import pairwise
 from pathlib import Path
-from typing import ClassVar, NoReturn
+from typing import ClassVar
 from unittest import mock
 
 import psycopg2
@@ -29,7 +26,6 @@ from peewee import OperationalError
 from rich.console import Console
 from rich.table import Table
 
-from database_servers import Program, answers, ask, make_place, postgres, run, url_of
 from shop.embedded.server import EmbeddedPostgres
 from shop.settings import Settings
 from shop.storage import migrations
@@ -37,6 +33,7 @@ from shop.storage.database import Database
 from tests.harness.live import ROOT, Connection, free_port, temporary_directory, until
 from tests.support.faults import Load
 from tests.support.live import LiveShop, run_shop
+from tests.system.scale.servers import Program, answers, ask, make_place, postgres, run, url_of
 from tests.system.test_serve import register
 
 # Debian keeps it where the PATH of ordinary users does not look.
@@ -73,6 +70,26 @@ def up(migrator, db):
 WIDTH = 120
 
 home: Path
+
+
+def setUpModule() -> None:
+    """Make the home of the servers; print the figures at the end."""
+    global home  # noqa: PLW0603 - unittest's module fixture has no other place
+    if PGBOUNCER is None:
+        raise FileNotFoundError("there is no PgBouncer; on Debian and Ubuntu: apt install pgbouncer")
+    home = temporary_directory("shop-scale-")
+    unittest.addModuleCleanup(shutil.rmtree, home)
+    unittest.addModuleCleanup(print_figures)
+
+
+def print_figures() -> None:
+    """Print what was noted, a line each."""
+    table = Table("test", "what", "figure")
+    for row in figures:
+        table.add_row(*row)
+    Console(width=WIDTH).print(table)
+
+
 figures: list[tuple[str, str, str]] = []
 
 
@@ -372,51 +389,3 @@ class KeyRotationTest(ScaleTestCase):
         user_id, token = login
         with Connection(shop.url, token) as connection:
             return connection.get(f"/users/{user_id}").status == 200
-
-
-# -- the run -----------------------------------------------------------------------------------------------------------
-
-
-def main() -> int:
-    """Run the tests, print the figures, remove all, and return the exit status."""
-    global home  # noqa: PLW0603 - one for the run, removed at its end
-    parser = argparse.ArgumentParser(
-        prog="scripts/test-scale",
-        description=(__doc__ or "").splitlines()[0],
-        epilog="Other options go to unittest, for instance -k PATTERN and --failfast.",
-    )
-    _, others = parser.parse_known_args()
-    if PGBOUNCER is None:
-        print("test-scale: there is no PgBouncer; on Debian and Ubuntu: apt install pgbouncer", file=sys.stderr)
-        return 2
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _interrupt)
-    home = temporary_directory("shop-scale-")
-    try:
-        program = unittest.main(argv=[parser.prog, *others], verbosity=2, exit=False)
-        print_figures()
-        return 0 if program.result.wasSuccessful() else 1
-    except KeyboardInterrupt:
-        print("test-scale: interrupted", file=sys.stderr)
-        return 128 + signal.SIGINT
-    finally:
-        shutil.rmtree(home)
-
-
-def print_figures() -> None:
-    """Print what was noted, a line each."""
-    table = Table("test", "what", "figure")
-    for row in figures:
-        table.add_row(*row)
-    Console(width=WIDTH).print(table)
-
-
-def _interrupt(*_: object) -> NoReturn:
-    # A second Ctrl-C would leave servers behind.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-    raise KeyboardInterrupt
-
-
-if __name__ == "__main__":
-    sys.exit(main())

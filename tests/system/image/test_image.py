@@ -1,28 +1,20 @@
-"""Builds the image and tries it as an operator would: by itself beside a PostgreSQL, and in compose behind the front.
-
-All containers, networks and volumes are made under a name of this run and removed at the end, however that comes about;
-only the images stay, as what the next build starts from. The exit status is 0 when all is well, 1 when a test failed, 2
-when there is no container engine.
+"""The image by itself, beside a PostgreSQL, as an operator would run it.
 
 Images other than the official ones are named by SHOP_BASE_IMAGE (what it is built on), SHOP_TEST_IMAGE (the PostgreSQL
-beside it), and for compose SHOP_POSTGRES_IMAGE and SHOP_NGINX_IMAGE.
+beside it), and for Compose SHOP_POSTGRES_IMAGE and SHOP_NGINX_IMAGE.
 """
 
-import argparse
 import re
-import signal
-import sys
 import time
-import unittest
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from types import SimpleNamespace
-from typing import NoReturn
 
-from container_engine import RUN, EngineError, build, docker, finish, health, inspect, remove_all, run, start, url_of
-from image_case import (
-    BUILD_ARGUMENTS,
+from shop import __version__
+from shop.serving.server import GRACE
+from tests.harness.live import until
+from tests.system.image.case import (  # noqa: F401
     DATABASE_PASSWORD,
     DEMO,
     HARDENED,
@@ -30,11 +22,9 @@ from image_case import (
     SERVICE,
     SHOP_ENVIRONMENT,
     ImageTestCase,
+    setUpModule,
 )
-from image_compose import ComposeTest  # noqa: F401 - unittest finds it here.
-from shop import __version__
-from shop.serving.server import GRACE
-from tests.harness.live import until
+from tests.system.image.engine import RUN, docker, finish, health, inspect, run, start, url_of
 from tests.system.test_serve import Stream
 
 # -- what it talks to --------------------------------------------------------------------------------------------------
@@ -193,47 +183,3 @@ class ServiceTest(ImageTestCase):
             docker("exec", container, "sh", "-c", "sh -c 'true & exec true'")
             zombies = ("sh", "-c", "grep -l '^State:.Z' /proc/[0-9]*/status || true")
             until(lambda: not docker("exec", container, *zombies), "no process is a zombie")
-
-
-# -- the run -----------------------------------------------------------------------------------------------------------
-
-
-def main() -> int:
-    """Build, run the tests, remove all, and return the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="scripts/test-image",
-        description=(__doc__ or "").splitlines()[0],
-        epilog="Other options go to unittest, for instance -k PATTERN and --failfast.",
-    )
-    _, others = parser.parse_known_args()
-    try:
-        docker("version", "--format", "{{.Server.Version}}")
-    except (EngineError, FileNotFoundError):
-        print("test-image: no container engine answers; `docker version` says why", file=sys.stderr)
-        return 2
-    signal.signal(signal.SIGTERM, _interrupt)
-    try:
-        build(SERVICE, "service", **BUILD_ARGUMENTS)
-        build(DEMO, "demo", **BUILD_ARGUMENTS)
-        program = unittest.main(argv=[parser.prog, *others], verbosity=2, exit=False)
-        return 0 if program.result.wasSuccessful() else 1
-    except EngineError as error:
-        print(f"test-image: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("test-image: interrupted", file=sys.stderr)
-        return 128 + signal.SIGINT
-    finally:
-        # A second Ctrl-C would leave containers behind.
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_IGN)
-        remove_all()
-
-
-def _interrupt(*_: object) -> NoReturn:
-    # unittest takes any other exception for a test's own, and goes on.
-    raise KeyboardInterrupt
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -3,9 +3,11 @@
 import os
 import secrets
 import unittest
+from functools import cache
 
 from shop import __version__
 from tests.harness.live import Answer, Connection
+from tests.system.image.engine import PATIENCE, build, remove_all
 from tests.system.test_serve import an_order, register
 
 SERVICE, DEMO = "shop-test-image:service", "shop-test-image:demo"
@@ -25,8 +27,22 @@ SHOP_ENVIRONMENT = {
 }
 
 
+def setUpModule() -> None:
+    """Build the images. What the module makes on the engine is removed at its end."""
+    unittest.addModuleCleanup(remove_all)
+    _build()
+
+
+@cache
+def _build() -> None:
+    build(SERVICE, "service", **BUILD_ARGUMENTS)
+    build(DEMO, "demo", **BUILD_ARGUMENTS)
+
+
 class ImageTestCase(unittest.TestCase):
-    """What the tests below share."""
+    """Assertions that the tests of the image share."""
+
+    time_limit = PATIENCE
 
     def assertProblem(self, answer: Answer, status: int, code: str):
         self.assertEqual((status, "application/problem+json"), (answer.status, answer.headers["Content-Type"]))

@@ -91,7 +91,7 @@ def build(tag: str, target: str, **arguments: str | None) -> None:
     chosen = [f"--build-arg={name}={value}" for name, value in arguments.items() if value]
     docker("build", "--network=host", *chosen, f"--target={target}", f"--tag={tag}", ".", seconds=PATIENCE)
     size = int(str(inspect(tag, ".Size")))
-    print(f"test-image: built {tag}, {size / 1e6:.0f} MB, in {time.monotonic() - started:.0f} s", flush=True)
+    print(f"built {tag}, {size / 1e6:.0f} MB, in {time.monotonic() - started:.0f} s", flush=True)
 
 
 def remove_all() -> None:

@@ -1,4 +1,4 @@
-"""Tests of compose.yaml and of the front in it; `scripts/test-image` runs them."""
+"""The whole of compose.yaml, with the front in it."""
 
 import json
 import re
@@ -14,9 +14,17 @@ from functools import cache
 from typing import ClassVar
 from uuid import uuid4
 
-from container_engine import PATIENCE, RUN, EngineError, docker, inspect, run
-from image_case import DATABASE_PASSWORD, DEMO, SECRET_KEY, SERVICE, SHOP_ENVIRONMENT, ImageTestCase
 from tests.harness.live import LIMIT, Connection, free_port, until
+from tests.system.image.case import (  # noqa: F401
+    DATABASE_PASSWORD,
+    DEMO,
+    SECRET_KEY,
+    SERVICE,
+    SHOP_ENVIRONMENT,
+    ImageTestCase,
+    setUpModule,
+)
+from tests.system.image.engine import PATIENCE, RUN, EngineError, docker, inspect, run
 
 # Clients that send their bodies slowly: several times as many as the service has threads.
 HANGING = 100
