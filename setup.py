@@ -39,6 +39,7 @@ DEV = [
     "coverage>=7.10",
     "gunicorn>=23",
     "hypothesis>=6.100",
+    "import-linter>=2.5",
     "Jinja2>=3.1",
     "jsonschema-rs>=0.30",
     "openapi-spec-validator>=0.7.1",

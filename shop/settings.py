@@ -66,10 +66,10 @@ class Settings(BaseSettings):
     port: int = Field(8000, ge=1, le=65535, description="port to listen on")
     workers: int = Field(2, ge=1, le=256, description="worker processes")
     threads: int = Field(
-        80,
+        64,
         ge=1,
         le=512,
-        description="threads of each worker: one for each request that is served or waits for a password hash",
+        description="threads of each worker; a request that waits for a password hash holds one",
     )
     database_connections: int = Field(8, ge=1, le=256, description="database connections of each worker, at most")
     max_body: int = Field(1_048_576, ge=1, description="longest request body that is read, in bytes")

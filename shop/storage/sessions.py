@@ -42,7 +42,7 @@ class Session:
 
     @property
     def has_ended(self) -> bool:
-        """Whether the server has hung up on an idle connection. (It may also have sent a notice, which is rare.)"""
+        """Whether the server has closed an idle connection. A notice from the server, which is rare, counts too."""
         return self.is_lost or bool(self._poll.poll(0))
 
     def name_of(self, name: str) -> str:

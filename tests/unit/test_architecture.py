@@ -1,4 +1,4 @@
-"""Rules about the code that hold because a test holds them: imports run one way, and the documents agree with it."""
+"""Rules about the code and its documents that import-linter (pyproject.toml) cannot express."""
 
 import ast
 import re
@@ -11,42 +11,6 @@ from tests.support import settings_page
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "shop"
-
-# From the top down; a module imports only from layers below its own, never from its own or from above.
-LAYERS = (
-    {"shop.__main__"},
-    {"shop.cli"},
-    {"shop.commands"},
-    {"shop.exports.run"},
-    {"shop.exports.files", "shop.exports.formats"},
-    {"shop.serving.server"},
-    {"shop.serving.worker", "shop.wsgi"},
-    {"shop.serving"},
-    {"shop.app"},
-    {"shop.api"},
-    {"shop.demo.past"},
-    {"shop.demo.factories"},
-    {"shop.domain.exports"},
-    {"shop.domain.accounts", "shop.domain.orders"},
-    {"shop.domain.throttle", "shop.domain.events"},
-    {"shop.domain.models"},
-    {"shop.storage.database"},
-    {"shop.storage.stalls"},
-    {"shop.storage.sessions", "shop.storage.statements"},
-    {
-        "shop.storage.migrations",
-        "shop.security.tokens",
-        "shop.security.cursors",
-        "shop.security.passwords",
-        "shop.embedded.server",
-        "shop.settings",
-        "shop.exactjson",
-    },
-    {"shop.embedded.home"},
-    {"shop.ids", "shop.errors", "shop.embedded.programs"},
-)
-# A leaf imports nothing of ours.
-LEAVES = {"shop.errors", "shop.settings", "shop.ids", "shop.exactjson"}
 
 
 def modules() -> dict[str, ast.Module]:
@@ -62,54 +26,8 @@ def modules() -> dict[str, ast.Module]:
 MODULES = modules()
 
 
-def imported(tree: ast.Module) -> set[str]:
-    """Return the dotted names that a module imports, modules of ours resolved."""
-    names = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            for alias in node.names:
-                dotted = f"{node.module}.{alias.name}"
-                names.add(dotted if dotted in MODULES else str(node.module))
-    return names
-
-
-def layer_of(module: str) -> int:
-    """Return the layer of a module, counted from the top; one of a package's modules is where the package is."""
-    for number, layer in enumerate(LAYERS):
-        if any(module == member or module.startswith(f"{member}.") for member in layer):
-            return number
-    raise LookupError(f"{module} has no place in LAYERS: add it where it belongs")
-
-
-class ImportTest(unittest.TestCase):
-    """Who may import whom."""
-
-    def test_imports_run_one_way(self):
-        for module, tree in MODULES.items():
-            for name in imported(tree):
-                if name not in MODULES or name == "shop" or name.split(".")[1:2] == module.split(".")[1:2]:
-                    continue
-                with self.subTest(module=module, imports=name):
-                    self.assertGreater(layer_of(name), layer_of(module), "an import must point down the layers")
-
-    def test_leaves_import_nothing_of_ours(self):
-        for leaf in LEAVES:
-            with self.subTest(leaf):
-                self.assertEqual(set(), {name for name in imported(MODULES[leaf]) if name.startswith("shop")})
-
-    def test_only_the_application_knows_falcon(self):
-        knowing = {module for module, tree in MODULES.items() if "falcon" in imported(tree)}
-        self.assertEqual(set(), {m for m in knowing if not m.startswith("shop.api") and m != "shop.app"})
-
-    def test_http_does_not_know_peewee(self):
-        for module, tree in MODULES.items():
-            if module == "shop.app" or module.startswith("shop.api"):
-                with self.subTest(module):
-                    self.assertFalse(
-                        {n for n in imported(tree) if n.split(".")[0] in ("peewee", "playhouse", "psycopg2")}
-                    )
+class ModuleTest(unittest.TestCase):
+    """What each module does and says."""
 
     def test_nothing_but_settings_reads_the_environment(self):
         # The embedded server passes an environment on to its programs, and the exporter tells its library, which
