@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 from shop.demo.factories import OrderFactory, UserFactory
 from shop.storage.database import database
-from tests.harness.parity import ClonedDatabase
+from tests.harness.parity import ClonedDatabase, DeletedRows
 from tests.harness.sandbox import Sandbox
 from tests.harness.tables import deletion
 from tests.support.cases import make_client
@@ -19,7 +19,7 @@ BATCH = 100
 
 
 @contextmanager
-def isolated(isolation: Sandbox | ClonedDatabase) -> Iterator[None]:
+def isolated(isolation: Sandbox | ClonedDatabase | DeletedRows) -> Iterator[None]:
     """Isolate the block as a test is isolated."""
     isolation.enter()
     try:
@@ -37,7 +37,7 @@ def figures() -> dict[str, Callable[[], float]]:
 
     def enter_and_leave() -> None:
         with isolated(Sandbox(database)):
-            pass
+            database.connection()
 
     def clone() -> float:
         def once() -> None:
@@ -66,12 +66,16 @@ def figures() -> dict[str, Callable[[], float]]:
             return timed(lambda: OrderFactory.create_batch(BATCH, user=user)) / BATCH
 
     def deletes() -> float:
-        return timed(lambda: repeat(BATCH, lambda: database.execute_sql(deletion()))) / BATCH
+        def once() -> None:
+            with isolated(DeletedRows(database)):
+                pass
+
+        return timed(lambda: repeat(BATCH, once)) / BATCH
 
     return {
-        "a sandbox, entered and left": sandbox,
+        "a sandbox, entered, connected to and left": sandbox,
         "a clone of the template, made and dropped": clone,
-        "the rows of all tables, deleted": deletes,
+        "a test with real commits, guarded, its rows deleted": deletes,
         "GET /users/{id} through WebTest, in autocommit": requests,
         "GET /users/{id} through WebTest, in a sandbox": requests_in_sandbox,
         "a user of a factory, in a batch of 100": users,

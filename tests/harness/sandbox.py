@@ -190,12 +190,20 @@ _introduced: set[str | None] = set()
 
 
 def introduce(database: PostgresqlDatabase) -> None:
-    """Connect once for real: a service may start threads of its own with its first connection."""
+    """Connect once for real: a service may start threads of its own with its first connection.
+
+    Raises:
+        TypeError: The database object does not use psycopg2.
+    """
     name = database_name(database)
     if name not in _introduced and not database.deferred:
-        _introduced.add(name)
         database.connect(reuse_if_open=True)
+        driver_of = type(database.connection()).__module__
+        is_known = isinstance(database.connection(), extensions.connection)
         shut(database)
+        if not is_known:
+            raise TypeError(f"the test kit needs psycopg2, and the database object connects with {driver_of}")
+        _introduced.add(name)
 
 
 def note_threads_left(before: set[threading.Thread], escapes: Escapes) -> None:

@@ -1,6 +1,7 @@
 """What the sandbox cannot stand in for fails the test by name, with the line of the code and with advice."""
 
 import threading
+from types import SimpleNamespace
 
 import psycopg2
 from peewee import PostgresqlDatabase
@@ -524,6 +525,18 @@ class ExitTest(RefusalTestCase):
         self.assertEqual([("class",)], db.execute_sql(select).fetchall())
         outer.leave()
         self.assertInnocent(db)
+
+    def test_another_driver_is_refused(self):
+        class OtherDriver(PostgresqlDatabase):
+            def _connect(self):
+                return SimpleNamespace(close=lambda: None, server_version=180000)
+
+        db = OtherDriver("dbname=nowhere")
+        with self.assertRaisesRegex(
+            TypeError, "the test kit needs psycopg2, and the database object connects with types"
+        ):
+            Sandbox(db).enter()
+        self.assertInnocent(PostgresqlDatabase(self.url))
 
     def test_the_driver_is_as_it_was(self):
         before = psycopg2.connect
