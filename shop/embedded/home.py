@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -110,16 +111,18 @@ def clear_leftovers(home: Path, sockets: Path) -> None:
     files = [folders[0] / "postmaster.pid", sockets / ".s.PGSQL.5432", sockets / ".s.PGSQL.5432.lock"]
     if not any(map(os.path.lexists, (*files, folders[1]))):
         return
-    found = [process for process in psutil.process_iter() if _works_in(process, folders)]
+    found = [process for process in psutil.process_iter(["cmdline"]) if _works_in(process, folders)]
     # A server stops its own processes, whose command line is a title. Without their server they can only be killed.
-    servers = [process for process in found if not "".join(process.cmdline()).startswith("postgres:")]
+    servers = [process for process in found if not "".join(process.info["cmdline"] or ()).startswith("postgres:")]
     for process in servers or found:
-        process.send_signal(signal.SIGINT if servers else signal.SIGKILL)
+        with suppress(psutil.NoSuchProcess):
+            process.send_signal(signal.SIGINT if servers else signal.SIGKILL)
     deadline = time.monotonic() + FAST_SHUTDOWN
     while left := [process for process in found if _works_in(process, folders)]:
         if time.monotonic() > deadline:
             for process in left:
-                process.kill()
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
         time.sleep(POLL)
     for path in files:
         path.unlink(missing_ok=True)

@@ -15,6 +15,7 @@ from unittest import mock
 
 import psutil
 
+from shop.embedded import home as embedded_home
 from shop.embedded import server as embedded
 from shop.embedded.programs import installed_programs
 from shop.embedded.server import EmbeddedError, EmbeddedPostgres
@@ -189,6 +190,19 @@ class CrashTest(EmbeddedTestCase):
             self.addCleanup(kill, process)
         self.server(home).start()
         self.assertGone(*backends)
+
+    def test_an_orphan_that_ends_while_it_is_looked_at_is_no_error(self) -> None:
+        process = psutil.Popen([sys.executable, "-I", "-S", "-c", ""])
+        process.info = {"cmdline": ["postgres"]}
+        process.wait()
+        home = self.home()
+        (home / "data.new").mkdir(parents=True)
+        with (
+            mock.patch.object(psutil, "process_iter", return_value=[process]),
+            mock.patch.object(embedded_home, "_works_in", side_effect=[True, False]),
+        ):
+            embedded_home.clear_leftovers(home, home / "socket")
+        self.assertFalse((home / "data.new").exists())
 
     def start_orphan(self, home: Path) -> subprocess.Popen[bytes]:
         """Start a server on `home` that no watcher knows."""
