@@ -4,11 +4,12 @@ While tests run, each real connection is a `WatchedConnection`. It notes what is
 """
 
 import threading
+from contextlib import suppress
 from typing import Any, ClassVar
 from weakref import WeakSet
 
 from peewee import PostgresqlDatabase
-from psycopg2 import extensions
+from psycopg2 import Error, extensions
 
 from tests.harness import driver
 from tests.harness.backend import Backend
@@ -22,19 +23,30 @@ from tests.harness.sessions import Session
 from tests.harness.sqltext import Text, read
 from tests.harness.tables import ask, delete_rows, tables_with_rows
 
-_RELATIONS = """
-    SELECT pg_class.oid::regclass::text, relkind::text FROM pg_class JOIN pg_namespace n ON n.oid = relnamespace
-    WHERE nspname NOT LIKE 'pg\\_%' AND nspname <> 'information_schema' AND relkind IN ('r', 'p', 'v', 'm', 'S', 'f')
-    AND NOT EXISTS (SELECT FROM pg_depend WHERE objid = pg_class.oid AND deptype IN ('a', 'i'))
+# What a test may create: what it is called, and how it is dropped.
+_OBJECTS = r"""
+    WITH kinds (relkind, kind) AS (VALUES ('r', 'TABLE'), ('p', 'TABLE'), ('v', 'VIEW'), ('m', 'MATERIALIZED VIEW'),
+        ('S', 'SEQUENCE'), ('f', 'FOREIGN TABLE'), ('i', 'INDEX')),
+    own AS (SELECT oid FROM pg_namespace WHERE nspname NOT LIKE 'pg\_%' AND nspname <> 'information_schema')
+    SELECT lower(kind) || ' ' || c.oid::regclass, format('DROP %s IF EXISTS %s CASCADE', kind, c.oid::regclass)
+    FROM pg_class c JOIN kinds ON kinds.relkind::"char" = c.relkind WHERE relnamespace IN (SELECT oid FROM own)
+    AND NOT EXISTS (SELECT FROM pg_depend WHERE objid = c.oid AND deptype = ANY(
+        CASE relkind WHEN 'i' THEN '{i}'::"char"[] ELSE '{a,i}' END))
+    UNION ALL SELECT 'function ' || oid::regprocedure, format('DROP ROUTINE IF EXISTS %s CASCADE', oid::regprocedure)
+    FROM pg_proc WHERE pronamespace IN (SELECT oid FROM own)
+    UNION ALL SELECT format('trigger %s on %s', tgname, tgrelid::regclass),
+        format('DROP TRIGGER IF EXISTS %I ON %s', tgname, tgrelid::regclass) FROM pg_trigger WHERE NOT tgisinternal
+    UNION ALL SELECT 'type ' || oid::regtype, format('DROP TYPE IF EXISTS %s CASCADE', oid::regtype)
+    FROM pg_type WHERE typtype IN ('e', 'd') AND typnamespace IN (SELECT oid FROM own)
 """
-_COLUMNS = r"""
-    SELECT attrelid::regclass::text, attname::text, atttypid, attnotnull FROM pg_attribute
-    JOIN pg_class ON pg_class.oid = attrelid JOIN pg_namespace ON pg_namespace.oid = relnamespace
+_TABLES = r"""
+    SELECT attrelid::regclass::text, attname::text, atttypid::regtype::text || attnotnull FROM pg_attribute
+    JOIN pg_class c ON c.oid = attrelid JOIN pg_namespace n ON n.oid = relnamespace
     WHERE nspname NOT LIKE 'pg\_%' AND nspname <> 'information_schema' AND relkind IN ('r', 'p')
     AND attnum > 0 AND NOT attisdropped
-    ORDER BY 1, attnum
+    UNION ALL SELECT conrelid::regclass::text, conname, pg_get_constraintdef(oid) FROM pg_constraint
+    WHERE conrelid <> 0 ORDER BY 1, 2
 """
-_KINDS = {"r": "TABLE", "p": "TABLE", "v": "VIEW", "m": "MATERIALIZED VIEW", "S": "SEQUENCE", "f": "FOREIGN TABLE"}
 
 
 class Watch:
@@ -107,14 +119,16 @@ class WatchedConnection(extensions.connection):
         self.session.note_after(text)
         return result
 
-    def look_at(self, escapes: Escapes) -> None:
+    def look_at(self, escapes: Escapes, *, may_create: bool) -> None:
         """Note what a later test would find on this connection."""
         if self.get_transaction_status() != extensions.TRANSACTION_STATUS_IDLE:
             escapes.note("a transaction was left open", "commit it or roll it back", self.began)
             extensions.cursor(self).execute("ROLLBACK")
         self.session.note_left(escapes)
         for name in self.session.temporary:
-            if self.session.has_temporary(name):
+            if self.session.has_temporary(name) and may_create:
+                self.session.drop_temporary(name)
+            elif self.session.has_temporary(name):
                 what = f"the temporary table {name} was left"
                 escapes.note(what, "drop it, or close its connection", self.session.created[name])
 
@@ -124,12 +138,14 @@ class Guard:
 
     Args:
         database: The project's database object.
+        may_create: Whether tables, functions and the like are removed without a word, as a sandbox does.
     """
 
-    _relations: ClassVar[dict[str | None, tuple[dict[str, str], Any]]] = {}
+    _schemas: ClassVar[dict[str | None, tuple[dict[str, str], Any]]] = {}
 
-    def __init__(self, database: PostgresqlDatabase) -> None:
+    def __init__(self, database: PostgresqlDatabase, *, may_create: bool = False) -> None:
         self._database = database
+        self._may_create = may_create
         self._name = database_name(database)
 
     def enter(self) -> None:
@@ -141,8 +157,8 @@ class Guard:
         check_outside(self._database)
         Sandbox.rest()
         introduce(self._database)
-        if self._name not in self._relations:
-            self._relations[self._name] = self._look_at_tables()
+        if self._name not in self._schemas:
+            self._schemas[self._name] = dict(ask(_OBJECTS)), ask(_TABLES)
         self._threads = set(threading.enumerate())
 
     def leave(self) -> None:
@@ -156,28 +172,27 @@ class Guard:
             note_threads_left(self._threads, escapes)
             mine = [conn for conn in watch.connections if conn.database_name == self._name and not conn.closed]
             for conn in mine:
-                conn.look_at(escapes)
+                conn.look_at(escapes, may_create=self._may_create)
             if escapes:
                 shut(self._database)
                 for conn in mine:
                     conn.close()
             if self._name in watch.changed:
-                self._remove_tables(escapes, watch.changed.pop(self._name))
+                self._remove_objects(escapes, watch.changed.pop(self._name))
             delete_rows()
             watch.wrote.pop(self._name, None)
         escapes.fail()
 
-    def _look_at_tables(self) -> tuple[dict[str, str], Any]:
-        return dict(ask(_RELATIONS)), ask(_COLUMNS)
-
-    def _remove_tables(self, escapes: Escapes, where: str) -> None:
-        before, columns = self._relations[self._name]
-        for name, kind in ask(_RELATIONS):
-            if name not in before:
-                what = f"the {_KINDS[kind].lower()} {name} was left"
-                escapes.note(what, "drop it, or use a database of the test's own", where)
-                ask(f"DROP {_KINDS[kind]} IF EXISTS {name} CASCADE")
-        if ask(_COLUMNS) != columns:
+    def _remove_objects(self, escapes: Escapes, where: str) -> None:
+        objects, tables = self._schemas[self._name]
+        for name, drop in ask(_OBJECTS):
+            if name not in objects:
+                if not self._may_create:
+                    escapes.note(f"the {name} was left", "drop it, or use a database of the test's own", where)
+                # What belongs to something else has gone with it.
+                with suppress(Error):
+                    ask(drop)
+        if ask(_TABLES) != tables:
             escapes.note("tables were left changed", "use a database of the test's own", where)
 
 

@@ -62,7 +62,7 @@ class DeletedRows:
 
     def __init__(self, database: PostgresqlDatabase, source: "DeletedRows | None" = None) -> None:
         self._database = database
-        self._guard = Guard(database)
+        self._guard = Guard(database, may_create=True)
         self._source = source
         self._restore: Callable[[], None] | None = None
 

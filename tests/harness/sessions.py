@@ -101,6 +101,10 @@ class Session:
         """Tell whether a temporary table is there."""
         return self._backend.rows(f"SELECT to_regclass({literal(f'pg_temp.{quoted(table)}')})") != [(None,)]
 
+    def drop_temporary(self, table: str) -> None:
+        """Drop a temporary table."""
+        self._backend.sql(f"DROP TABLE pg_temp.{quoted(table)} CASCADE")
+
     def prepare(self, statement: Statement, sql: str) -> bool:
         """Have a prepared statement be the one that this session knows; return whether nothing is left to do."""
         name, there = statement.name, self._backend.prepared

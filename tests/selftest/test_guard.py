@@ -121,10 +121,21 @@ class CommittedTest(GuardTestCase):
             ("SELECT 1 AS x INTO left_there", "the table left_there was left"),
             ("CREATE VIEW left_there AS SELECT 1 AS x", "the view left_there was left"),
             ("CREATE SEQUENCE left_there", "the sequence left_there was left"),
+            ("CREATE INDEX left_there ON users (name)", "the index left_there was left"),
         ):
             with self.subTest(statement):
                 self.assertNamedSql([statement], f"{what}; drop it")
                 self.assertEqual([(0,)], ask(THERE))
+
+    def test_function_trigger_and_type(self):
+        function = "CREATE FUNCTION left_there() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'"
+        trigger = "CREATE TRIGGER noticed BEFORE UPDATE ON users FOR EACH ROW EXECUTE FUNCTION left_there()"
+        self.assertNamedSql(
+            [function, trigger], "the function left_there() was left", "the trigger noticed on users was left"
+        )
+        self.assertNamedSql(["CREATE TYPE left_there AS ENUM ('a')"], "the type left_there was left")
+        self.assertEqual([(0, 0)], ask("SELECT count(*), count(*) FROM pg_proc WHERE proname = 'left_there'"))
+        self.assertEqual([(0,)], ask("SELECT count(*) FROM pg_type WHERE typname = 'left_there'"))
 
     def test_column(self):
         try:
@@ -277,6 +288,19 @@ class DeletionTest(GuardTestCase):
 
             def test_2(self):
                 self.assertEqual([(1,)], ask("SELECT failures FROM login_failures"))
+
+        self.assertEqual({}, self.run_class(Inner))
+
+    def test_what_a_test_creates_is_removed_as_in_a_sandbox(self):
+        class Inner(ApiTestCase):
+            def test_1(self):
+                binding.database().connect(reuse_if_open=True)
+                for statement in ("CREATE TABLE left_there (x int)", "CREATE TEMP TABLE users (x int)"):
+                    binding.database().execute_sql(statement)
+
+            def test_2(self):
+                self.assertEqual([(0,)], ask(THERE))
+                self.assertEqual([], binding.database().execute_sql("SELECT name FROM users").fetchall())
 
         self.assertEqual({}, self.run_class(Inner))
 
