@@ -31,7 +31,7 @@ _OBJECTS = r"""
     SELECT lower(kind) || ' ' || c.oid::regclass, format('DROP %s IF EXISTS %s CASCADE', kind, c.oid::regclass)
     FROM pg_class c JOIN kinds ON kinds.relkind::"char" = c.relkind WHERE relnamespace IN (SELECT oid FROM own)
     AND NOT EXISTS (SELECT FROM pg_depend WHERE objid = c.oid AND deptype = ANY(
-        CASE relkind WHEN 'i' THEN '{i}'::"char"[] ELSE '{a,i}' END))
+        CASE c.relkind WHEN 'i' THEN '{i}'::"char"[] ELSE '{a,i}' END))
     UNION ALL SELECT 'function ' || oid::regprocedure, format('DROP ROUTINE IF EXISTS %s CASCADE', oid::regprocedure)
     FROM pg_proc WHERE pronamespace IN (SELECT oid FROM own)
     UNION ALL SELECT format('trigger %s on %s', tgname, tgrelid::regclass),
