@@ -169,14 +169,14 @@ def _export(options: argparse.Namespace) -> None:
 
 
 def _openapi(options: argparse.Namespace) -> None:
-    from shop.api.openapi.description import describe  # noqa: PLC0415 - No other command needs the application here.
+    from shop.api.openapi.document import build_openapi  # noqa: PLC0415 - No other command needs the application here.
     from shop.api.openapi.markdown import render  # noqa: PLC0415
-    from shop.app import make_parts, make_routes  # noqa: PLC0415
+    from shop.app import make_routes, make_services  # noqa: PLC0415
 
     # No request is served, so no key and no database are needed.
-    parts = make_parts(Settings.load(secret_key=secrets.token_urlsafe(MIN_KEY_BYTES)))
-    description = describe(make_routes(parts))
-    text = render(description) if options.markdown else json.dumps(description, indent=2) + "\n"
+    services = make_services(Settings.load(secret_key=secrets.token_urlsafe(MIN_KEY_BYTES)))
+    document = build_openapi(make_routes(services))
+    text = render(document) if options.markdown else json.dumps(document, indent=2) + "\n"
     if options.output is None:
         sys.stdout.write(text)
     else:

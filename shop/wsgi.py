@@ -1,6 +1,6 @@
-"""The application for any WSGI server, its settings from the environment: ``shop.wsgi:app``.
+"""The application for any WSGI server, with settings from the environment: ``shop.wsgi:app``.
 
-It logs as `shop serve` does. It has no metrics: those are its parent's, and this server is another's.
+It logs as `shop serve` does, but serves no metrics: the parent process of `shop serve` does that.
 """
 
 import logging

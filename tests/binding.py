@@ -82,11 +82,11 @@ def credentials(user: Any) -> dict[str, str]:
 
 def describe() -> dict[str, Any] | None:
     """Return the OpenAPI document."""
-    from shop.api.openapi.description import describe as describe_routes
+    from shop.api.openapi.document import build_openapi
     from shop.app import make_routes
-    from tests.support.operations import parts
+    from tests.support.operations import services
 
-    return describe_routes(make_routes(parts()))
+    return build_openapi(make_routes(services()))
 
 
 def code_of(response: Any) -> str | None:

@@ -1,1 +1,1 @@
-"""HTTP, and nothing else: what comes in is checked here, what goes out is shaped here."""
+"""The HTTP layer: it validates requests, calls the domain, and builds responses."""

@@ -1,4 +1,4 @@
-"""A request as the service sees it: Falcon's, with a typed context, and the observer that is told about each one."""
+"""The request with a typed context, and the interface of the observer that logs and counts requests."""
 
 from typing import ClassVar, Protocol
 
@@ -9,19 +9,19 @@ from shop.security.tokens import Actor
 
 
 class Context:
-    """What middleware and responders note about a request while it is served.
+    """What middleware and responders store about a request.
 
     Attributes:
         request_id: The id in logs and errors; empty before `RequestId` has run.
         started: When the observer saw the request, by `time.perf_counter`; None if it did not see it.
-        actor: Who sends the request; unset unless `Authentication` has verified a token.
-        problem: The code of the error response; None if there is none.
-        max_body: The longest body that is read, in bytes.
-        body: The body, if it was read ahead of its parsing.
-        is_read: Whether nothing is left of the body.
+        actor: The user whose token `Authentication` has verified; unset for public operations.
+        problem: The code of the error response; None if the response is no error.
+        max_body: The maximum length of the body, in bytes.
+        body: The body, if it was read before it is parsed.
+        is_body_read: Whether the body was read to its end.
     """
 
-    __slots__ = ("actor", "body", "is_read", "max_body", "problem", "request_id", "started")
+    __slots__ = ("actor", "body", "is_body_read", "max_body", "problem", "request_id", "started")
 
     actor: Actor
 
@@ -31,11 +31,11 @@ class Context:
         self.problem: str | None = None
         self.max_body = 0
         self.body: bytes | None = None
-        self.is_read = False
+        self.is_body_read = False
 
 
 class Request(falcon.Request):
-    """Falcon's request with our context."""
+    """Falcon's request with a typed context."""
 
     __slots__ = ()
 

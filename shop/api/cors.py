@@ -1,4 +1,4 @@
-"""Pages of other origins: which may call the API from a browser, and what they may send and read."""
+"""CORS: which pages of other origins may call the API from a browser, and which headers they may use."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,9 +10,9 @@ EXPOSED_HEADERS = ("Location", "Link", "Retry-After", "X-Request-ID", "Idempoten
 
 
 class Cors(falcon.CORSMiddleware[Any, Any]):
-    """Falcon's middleware with a fixed list of request headers, and answers that caches can tell apart.
+    """Falcon's CORS middleware with a fixed list of request headers, and ``Vary: Origin`` for caches.
 
-    Credentials of a browser (cookies, passwords that it keeps) are never allowed: a token is sent by the page itself.
+    Browser credentials such as cookies are never allowed: the page itself sends the token.
 
     Args:
         origins: The origins whose pages may call the API, each as a browser sends it in ``Origin``.
@@ -28,5 +28,5 @@ class Cors(falcon.CORSMiddleware[Any, Any]):
         super().process_response(request, response, resource, succeeded)
         response.append_header("Vary", "Origin")
         if response.get_header("Access-Control-Allow-Headers"):
-            # Falcon would allow whatever the browser asks for.
+            # Falcon would allow every header that the browser asks for.
             response.set_header("Access-Control-Allow-Headers", ALLOWED_HEADERS)

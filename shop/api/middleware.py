@@ -1,4 +1,4 @@
-"""What happens around every request: its id, what is refused before routing, and who sends it."""
+"""Middleware around every request: its id, checks before routing, and authentication."""
 
 import re
 from collections.abc import Callable
@@ -18,158 +18,118 @@ from shop.security.tokens import Tokens
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 # RFC 6750, section 2.1; the scheme's name is case-insensitive (RFC 9110, section 11.1).
 _BEARER = re.compile(r"bearer +([A-Za-z0-9._~+/-]+=*)", re.IGNORECASE)
-_USUAL = "Bearer "
-# When the front sent the request on: seconds since 1970, as nginx writes ``t=${msec}``.
+_SCHEME = "Bearer "
+# The time at which the front forwarded the request: seconds since 1970, as nginx writes ``t=${msec}``.
 _REQUEST_START = re.compile(r"t=([0-9]{1,12}(?:\.[0-9]{1,9})?)")
-# A name or an address, with or without a port (RFC 9110, section 7.2). RFC 3986 allows a comma in a name; servers use
-# it to join repeated headers, so a comma means two hosts.
+# A name or an address, with or without a port (RFC 9110, section 7.2). RFC 3986 allows a comma in a name, but servers
+# join repeated headers with commas, so a comma means two hosts.
 _HOST = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+;=%-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]*)?")
-# Longer than any name with a port; what is compared and remembered stays small.
-_LONGEST_HOST = 300
-# Only these versions may leave out Host. The second spelling is granian's.
+# Longer than any name with a port; it bounds the time to match and the size of the cache.
+_MAX_HOST = 300
+# Only these versions may omit Host. The second spelling is granian's.
 _HTTP_1_0 = ("HTTP/1.0", "HTTP/1")
-_NO_SEGMENTS = {"", ".", ".."}
-# A restart does not make an overloaded service faster, so liveness probes are always answered.
-_ALWAYS_ANSWERED = "/livez"
+# The rest of a body is read up to this many times the maximum length of a body.
+_DISCARD_FACTOR = 4
+_CHUNK = 65_536  # bytes
 
 
 class RequestId:
-    """Gives each request an id: the client's ``X-Request-ID`` when it is well formed, else a new one."""
+    """Gives each request an id: the client's ``X-Request-ID`` if it is well formed, else a new one."""
 
     def process_request(self, request: Request, response: Response) -> None:
-        """Note the id for logs and errors, and echo it."""
+        """Store the id for logs and errors, and send it back."""
         sent = request.env.get("HTTP_X_REQUEST_ID")
         request_id = sent if sent and _REQUEST_ID.fullmatch(sent) else new_id()
         request.context.request_id = request_id
         response.preset("x-request-id", request_id)
 
 
-class CloseWhileDraining:
-    """Closes each connection with its next answer while the service drains, so that clients connect elsewhere.
+class RequestChecks:
+    """Refuses invalid requests before routing, and leaves the connection in a clean state after the response.
+
+    The checks are one middleware because each further one costs every request a call.
 
     Args:
-        is_draining: Tells whether the service is about to stop.
+        max_body: The maximum length of a body, in bytes.
+        queue_timeout: How long a request may wait between the front and the service, in seconds.
+        clock: Returns the current time, with its time zone.
+        is_draining: Returns whether the service is about to stop.
     """
 
-    def __init__(self, is_draining: Callable[[], bool]) -> None:
+    def __init__(
+        self, max_body: int, queue_timeout: int, clock: Callable[[], datetime], is_draining: Callable[[], bool]
+    ) -> None:
+        self._max_body = max_body
+        self._queue_timeout = queue_timeout
+        self._clock = clock
         self._is_draining = is_draining
 
-    def process_response(self, _request: Request, response: Response, _resource: object, _succeeded: bool) -> None:
-        """Add ``Connection: close``; the server below acts on it."""
+    def process_request(self, request: Request, _response: falcon.Response) -> None:
+        """Check how long the request was queued, then its host, its path and the length of its body.
+
+        Raises:
+            ServiceUnavailable: The request was queued for too long.
+            BadRequest: ``Host`` is missing, repeated or malformed, or Transfer-Encoding is not supported.
+            falcon.HTTPRouteNotFound: The path is spelled in an unusual way.
+            PayloadTooLarge: Content-Length is over the maximum.
+        """
+        environ = request.env
+        request.context.max_body = self._max_body
+        if "HTTP_X_REQUEST_START" in environ:
+            self._check_queue_time(environ["HTTP_X_REQUEST_START"], request.path)
+        host = environ.get("HTTP_HOST", "")
+        if not _is_host(host[:_MAX_HOST]) and (host or environ["SERVER_PROTOCOL"] not in _HTTP_1_0):
+            # RFC 9112, section 3.2.
+            raise BadRequest("The request must have exactly one valid Host header")
+        if _is_ambiguous_path(request.path, environ):
+            raise falcon.HTTPRouteNotFound
+        if _has_body(environ):
+            self._check_body(request)
+
+    def process_response(self, request: Request, response: Response, _resource: object, _succeeded: bool) -> None:
+        """Close the connection while the service drains, so that clients connect elsewhere; discard an unread body."""
         if self._is_draining():
             response.preset("connection", "close")
+        if _has_body(request.env):
+            self._discard_body(request)
 
-
-class WaitLimit:
-    """Refuses requests that have waited too long between the front and here.
-
-    The client has probably timed out, and each quick refusal shortens the queue.
-
-    Args:
-        limit: The longest wait, in seconds.
-        clock: Returns the current time, aware.
-    """
-
-    def __init__(self, limit: int, clock: Callable[[], datetime]) -> None:
-        self._limit = limit
-        self._clock = clock
-
-    def process_request(self, request: Request, _response: falcon.Response) -> None:
-        """Compare the front's ``X-Request-Start`` with the clock; ignore a value that is malformed or in the future.
-
-        Raises:
-            ServiceUnavailable: The request has waited longer than the limit.
-        """
-        sent = request.env.get("HTTP_X_REQUEST_START")
-        if sent is None or (start := _REQUEST_START.fullmatch(sent)) is None:
+    def _check_queue_time(self, sent: str, path: str) -> None:
+        start = _REQUEST_START.fullmatch(sent)
+        if start is None:
             return
         waited = self._clock().timestamp() - float(start[1])
-        if waited > self._limit and request.path != _ALWAYS_ANSWERED:
+        # The client has probably timed out, and a quick refusal shortens the queue. Liveness probes are always
+        # answered, because a restart does not make an overloaded service faster.
+        if waited > self._queue_timeout and path != "/livez":
             raise ServiceUnavailable("The service is overloaded")
 
-
-class BodyLimit:
-    """Refuses bodies that are announced to be too long, whatever the path, before anything of them is read.
-
-    A body that nobody has read by the time of the answer is read and dropped, up to a multiple of the limit: a server
-    closes a connection on which something unread is left, often before the client has seen the answer.
-
-    Args:
-        max_body: Longest body that is read, in bytes.
-    """
-
-    DROPPED_AT_MOST = 4  # times the limit
-    PIECE = 65_536  # bytes
-
-    def __init__(self, max_body: int) -> None:
-        self._max_body = max_body
-
-    def process_request(self, request: Request, _response: falcon.Response) -> None:
-        """Note the limit, for bodies that come without an announcement.
-
-        Raises:
-            BadRequest: The body is encoded in a way that the server would not undo (RFC 9112, section 6.1).
-            PayloadTooLarge: Content-Length is beyond the limit.
-        """
-        request.context.max_body = self._max_body
-        if not _has_body(request.env):
-            return
+    def _check_body(self, request: Request) -> None:
         coding = request.env.get("HTTP_TRANSFER_ENCODING")
         if coding is not None and coding.lower() != "chunked":
+            # RFC 9112, section 6.1: the server would pass the body on encoded.
             raise BadRequest("Transfer-Encoding must be chunked")
         if (request.content_length or 0) > self._max_body:
             raise PayloadTooLarge(f"The body must not be longer than {self._max_body} bytes")
 
-    def process_response(
-        self, request: Request, _response: falcon.Response, _resource: object, _succeeded: bool
-    ) -> None:
-        """Drop the rest of the body, where the server marks its end.
+    def _discard_body(self, request: Request) -> None:
+        """Read the rest of the body, where the server marks its end, up to a limit.
 
-        With ``Expect: 100-continue`` (RFC 9110, section 10.1.1) the client has not sent it yet.
+        A server closes a connection with unread data, often before the client has received the response.
         """
         environ = request.env
-        if not _has_body(environ) or request.context.is_read or "HTTP_EXPECT" in environ:
+        # With `Expect: 100-continue` (RFC 9110, section 10.1.1) no body was sent.
+        if request.context.is_body_read or "HTTP_EXPECT" in environ or not environ.get("wsgi.input_terminated"):
             return
-        if not environ.get("wsgi.input_terminated"):
-            return
-        left = self.DROPPED_AT_MOST * self._max_body
-        while left > 0 and (dropped := environ["wsgi.input"].read(min(left, self.PIECE))):
-            left -= len(dropped)
-
-
-class RequestTarget:
-    """Refuses requests that could mean another resource to a proxy than to this service.
-
-    There is one host (RFC 9112, section 3.2), and each path has one spelling: Falcon would take ``//users`` for
-    ``/users``, and an empty segment for an id.
-    """
-
-    def process_request(self, request: Request, _response: falcon.Response) -> None:
-        """Check the host and the path.
-
-        Raises:
-            BadRequest: ``Host`` is missing, repeated or malformed.
-            falcon.HTTPRouteNotFound: A path like ``/users/``, ``//users``, ``/users/../orders`` or ``/users%2Flogin``.
-        """
-        environ = request.env
-        host = environ.get("HTTP_HOST", "")
-        if not _is_host(host[:_LONGEST_HOST]) and (host or environ["SERVER_PROTOCOL"] not in _HTTP_1_0):
-            raise BadRequest("The request must have exactly one valid Host header")
-        path = request.path
-        # Nearly no path has what such a segment begins or ends with.
-        if ("//" in path or "/." in path or path.endswith("/")) and _has_odd_segments(path):
-            raise falcon.HTTPRouteNotFound
-        # WSGI servers decode the path. Some keep the original too; granian does not, so the front looks at it as well.
-        raw = environ.get("RAW_URI") or environ.get("REQUEST_URI")
-        if raw and "%2f" in raw.partition("?")[0].lower():
-            raise falcon.HTTPRouteNotFound
+        left = _DISCARD_FACTOR * self._max_body
+        while left > 0 and (chunk := environ["wsgi.input"].read(min(left, _CHUNK))):
+            left -= len(chunk)
 
 
 class Authentication:
-    """Lets a request through to its responder only with a valid token, unless its operation is declared to be public.
+    """Requires a valid bearer token, unless the operation is declared public.
 
     Args:
-        tokens: Verifies what comes in ``Authorization``.
+        tokens: Verifies bearer tokens.
     """
 
     def __init__(self, tokens: Tokens) -> None:
@@ -178,45 +138,51 @@ class Authentication:
     def process_resource(
         self, request: Request, _response: falcon.Response, resource: object, _params: dict[str, Any]
     ) -> None:
-        """Note the actor in the request's context.
+        """Store the actor in the request's context.
 
         Raises:
-            Unauthorized: No bearer token came.
-            InvalidToken: What came is none, or does not verify.
+            Unauthorized: There is no bearer token.
+            InvalidToken: The token is malformed, expired or has a wrong signature.
         """
-        if not _needs_token(resource, request.method):
+        method = request.method
+        # A method that the client made up is refused later; it must not fill the cache.
+        if method not in falcon.COMBINED_METHODS or not _needs_token(resource, method):
             return
-        sent: str = request.env.get("HTTP_AUTHORIZATION", "")
-        # Nearly all are spelled like this and were here before: what is remembered was well formed.
-        actor = self._tokens.recall(sent[len(_USUAL) :]) if sent.startswith(_USUAL) else None
+        header: str = request.env.get("HTTP_AUTHORIZATION", "")
+        # Most tokens were verified before. A token in that cache is well formed.
+        actor = self._tokens.recall(header[len(_SCHEME) :]) if header.startswith(_SCHEME) else None
         if actor is None:
-            bearer = _BEARER.fullmatch(sent)
+            bearer = _BEARER.fullmatch(header)
             if bearer is None:
-                raise InvalidToken if sent[: len(_USUAL)].lower() == _USUAL.lower() else Unauthorized
+                raise InvalidToken if header[: len(_SCHEME)].lower() == _SCHEME.lower() else Unauthorized
             actor = self._tokens.verify(bearer[1])
         request.context.actor = actor
 
 
-def _needs_token(resource: object, method: str) -> bool:
-    # A method that clients have made up is refused as such, and not remembered.
-    return method in falcon.COMBINED_METHODS and _is_guarded(resource, method)
-
-
 @lru_cache(maxsize=64)
 def _is_host(text: str) -> bool:
-    # Remembered, since nearly all requests name the same few.
-    return len(text) < _LONGEST_HOST and _HOST.fullmatch(text) is not None
+    return len(text) < _MAX_HOST and _HOST.fullmatch(text) is not None
 
 
-def _has_odd_segments(path: str) -> bool:
-    segments = path.split("/")[1:]
-    return segments != [""] and not _NO_SEGMENTS.isdisjoint(segments)
+def _is_ambiguous_path(path: str, environ: dict[str, Any]) -> bool:
+    """Return whether a proxy may take the path for another one than this service does.
+
+    Each path has one spelling: Falcon would route ``//users`` like ``/users`` and take an empty segment for an id.
+    Other examples are ``/users/``, ``/users/../orders`` and ``/users%2Flogin``.
+    """
+    # The first three conditions are quick, and few paths meet one.
+    is_unusual = "//" in path or "/." in path or path.endswith("/")
+    if is_unusual and path != "/" and not {"", ".", ".."}.isdisjoint(path.split("/")[1:]):
+        return True
+    # WSGI servers decode the path. Some keep the original too; granian does not, so the front checks it as well.
+    original = environ.get("RAW_URI") or environ.get("REQUEST_URI")
+    return original is not None and "%2f" in original.partition("?")[0].lower()
 
 
 @cache
-def _is_guarded(resource: object, method: str) -> bool:
+def _needs_token(resource: object, method: str) -> bool:
     responder = getattr(resource, f"on_{method.lower()}", None)
-    # OPTIONS tells only which methods there are; a method that is not there is refused as such (405).
+    # OPTIONS shows only the methods; a method that the resource does not have gets a 405.
     if method == "OPTIONS" or responder is None:
         return False
     declared: Operation | None = getattr(responder, "operation", None)
@@ -224,5 +190,5 @@ def _is_guarded(resource: object, method: str) -> bool:
 
 
 def _has_body(environ: dict[str, Any]) -> bool:
-    """Tell whether a body is announced (RFC 9112, section 6)."""
+    """Return whether the headers announce a body (RFC 9112, section 6)."""
     return bool(environ.get("CONTENT_LENGTH")) or "HTTP_TRANSFER_ENCODING" in environ

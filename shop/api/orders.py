@@ -1,30 +1,28 @@
-"""``/orders``, ``/orders/{order_id}`` and ``/orders/{order_id}/events``."""
+"""The resources of ``/orders``, ``/orders/{order_id}`` and ``/orders/{order_id}/events``."""
 
 from collections.abc import Callable
 from datetime import datetime
 
 import falcon
 
-from shop.api import responses, schemas
+from shop.api import response_schemas, responses, schemas
 from shop.api.context import Request
-from shop.api.openapi import documents
 from shop.api.operations import Success, operation
 from shop.domain import events, orders
 from shop.errors import Forbidden, IdempotencyKeyReused, InvalidTransition, OrderNotFound, UserNotFound
 
 
-class OrderCollection:
-    """``/orders``"""
+class OrdersResource:
+    """``/orders``."""
 
     def __init__(self, clock: Callable[[], datetime]) -> None:
         self._clock = clock
 
     @operation(
         "placeOrder",
-        "Place an order",
         body=schemas.NewOrder,
         headers=schemas.OrderHeaders,
-        success=Success(201, "The order", documents.Order, ("Location",), ("Idempotent-Replayed",)),
+        success=Success(201, "The order", response_schemas.Order, ("Location",), ("Idempotent-Replayed",)),
         errors=(UserNotFound, IdempotencyKeyReused),
     )
     def on_post(
@@ -50,18 +48,13 @@ class OrderCollection:
         responses.write(response, responses.order(placed))
 
 
-class OrderItem:
-    """``/orders/{order_id}``"""
+class OrderResource:
+    """``/orders/{order_id}``."""
 
     def __init__(self, clock: Callable[[], datetime]) -> None:
         self._clock = clock
 
-    @operation(
-        "getOrder",
-        "Return an order with its owner",
-        success=Success(200, "The order", documents.OwnedOrder),
-        errors=(OrderNotFound,),
-    )
+    @operation("getOrder", success=Success(200, "The order", response_schemas.OwnedOrder), errors=(OrderNotFound,))
     def on_get(self, request: Request, response: falcon.Response, order_id: str) -> None:
         """Return an order with its owner."""
         owned = orders.find(request.context.actor, order_id)
@@ -69,25 +62,21 @@ class OrderItem:
 
     @operation(
         "changeOrderStatus",
-        "Cancel an order, or as staff set its next status",
         body=schemas.StatusChange,
-        success=Success(200, "The order", documents.Order),
+        success=Success(200, "The order", response_schemas.Order),
         errors=(Forbidden, OrderNotFound, InvalidTransition),
     )
     def on_patch(self, request: Request, response: falcon.Response, order_id: str, body: schemas.StatusChange) -> None:
-        """Change an order's status."""
+        """Cancel an order, or as staff set its next status."""
         changed = orders.change_status(request.context.actor, order_id, body.status, now=self._clock())
         responses.write(response, responses.order(changed))
 
 
-class OrderEvents:
-    """``/orders/{order_id}/events``"""
+class OrderEventsResource:
+    """``/orders/{order_id}/events``."""
 
     @operation(
-        "listOrderEvents",
-        "Return the events of an order, oldest first",
-        success=Success(200, "The events", documents.OrderEvents),
-        errors=(OrderNotFound,),
+        "listOrderEvents", success=Success(200, "The events", response_schemas.OrderEvents), errors=(OrderNotFound,)
     )
     def on_get(self, request: Request, response: falcon.Response, order_id: str) -> None:
         """Return the events of an order, oldest first."""

@@ -1,4 +1,4 @@
-"""Errors as responses: one shape for all of them, served as ``application/problem+json`` (RFC 9457)."""
+"""Error responses: every error gets one shape, served as ``application/problem+json`` (RFC 9457)."""
 
 import logging
 from typing import Any, cast
@@ -15,12 +15,12 @@ log = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
 
-# What Falcon itself refuses, by status. Anything else it could say is a request that cannot be understood.
-_FALCON_REFUSALS = {404: errors.NotFound, 405: errors.MethodNotAllowed}
+# Falcon's own errors, by status. All others are requests that HTTP does not allow.
+_FALCON_ERRORS = {404: errors.NotFound, 405: errors.MethodNotAllowed}
 
 
 def install(app: falcon.App[Any, Any]) -> None:
-    """Make `app` answer every error in the one shape, and log those that are ours."""
+    """Make `app` answer every error in the one shape, and log those that the client did not cause."""
     app.add_error_handler(Exception, _on_exception)
     app.add_error_handler(falcon.HTTPError, _on_falcon_error)
     app.add_error_handler(database.Error, _on_database_error)
@@ -30,16 +30,31 @@ def install(app: falcon.App[Any, Any]) -> None:
 def _on_shop_error(
     request: Request, response: falcon.Response, error: errors.ShopError, _params: dict[str, Any]
 ) -> None:
-    _write(request, response, error.status, error.code, str(error), faults=error.errors)
+    if not request.context.request_id:
+        # Falcon refuses some methods before any middleware runs.
+        middleware.RequestId().process_request(request, cast(Response, response))
+    request.context.problem = error.code
+    response.status = status = falcon.code_to_http_status(error.status)
+    response.content_type = MEDIA_TYPE
+    problem: dict[str, object] = {
+        "title": status.split(" ", 1)[1],
+        "status": error.status,
+        "code": error.code,
+        "error": str(error),
+    }
+    if error.errors:
+        problem["errors"] = [fault._asdict() for fault in error.errors]
+    problem["requestId"] = request.context.request_id
+    response.data = exactjson.dumps(problem)
     response.set_headers(dict(error.headers))
 
 
 def _on_falcon_error(
     request: Request, response: falcon.Response, error: falcon.HTTPError, params: dict[str, Any]
 ) -> None:
-    refusal = _FALCON_REFUSALS.get(error.status_code, errors.BadRequest)()
+    refusal = _FALCON_ERRORS.get(error.status_code, errors.BadRequest)()
     _on_shop_error(request, response, refusal, params)
-    # The Allow of a 405 is Falcon's.
+    # A 405 keeps Falcon's `Allow`.
     response.set_headers(error.headers or {})
 
 
@@ -54,7 +69,7 @@ def _on_database_error(
 
 
 def _on_exception(request: Request, response: falcon.Response, error: Exception, params: dict[str, Any]) -> None:
-    # The log has the traceback and the request's id to find it by; the response has only the id.
+    # The log has the traceback. The response has only the request id, by which to find it.
     log.error(
         "%s %s failed (request %s)",
         request.method,
@@ -63,33 +78,3 @@ def _on_exception(request: Request, response: falcon.Response, error: Exception,
         exc_info=error,
     )
     _on_shop_error(request, response, errors.InternalError(), params)
-
-
-def _write(
-    request: Request,
-    response: falcon.Response,
-    status: int,
-    code: str,
-    sentence: str,
-    *,
-    faults: tuple[errors.FieldError, ...] = (),
-) -> None:
-    if not request.context.request_id:
-        # Falcon refuses some methods before any middleware runs.
-        middleware.RequestId().process_request(request, cast(Response, response))
-    request.context.problem = code
-    response.status = falcon.code_to_http_status(status)
-    response.content_type = MEDIA_TYPE
-    response.data = document(status, code, sentence, request.context.request_id, faults)
-
-
-def document(
-    status: int, code: str, sentence: str, request_id: str, faults: tuple[errors.FieldError, ...] = ()
-) -> bytes:
-    """Return an error as the API shows it."""
-    title = falcon.code_to_http_status(status).split(" ", 1)[1]
-    problem: dict[str, object] = {"title": title, "status": status, "code": code, "error": sentence}
-    if faults:
-        problem["errors"] = [fault._asdict() for fault in faults]
-    problem["requestId"] = request_id
-    return exactjson.dumps(problem)

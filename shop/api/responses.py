@@ -1,35 +1,35 @@
-"""How answers look: what all have, explicit representations of the successful ones, and the writing of them."""
+"""Build responses: the headers that all have, and the JSON representation of each resource."""
 
 from typing import Any
 
 import falcon
 
 from shop import exactjson
+from shop.api.schemas import NewShippingAddress, field_names
 from shop.domain.accounts import Account
 from shop.domain.events import Event
 from shop.domain.orders import OwnedOrder, PlacedOrder
 
-# The order of fields that the contract shows. PostgreSQL keeps another one in jsonb: by length, then by alphabet.
-_ADDRESS_FIELDS = ("street", "city", "state", "zipCode", "country")
-
+# PostgreSQL sorts the fields of jsonb by length and alphabet; the API shows them in the order of the schema.
+_ADDRESS_FIELDS = field_names(NewShippingAddress)
 _EVENT_FIELDS = ("orderId", "userId", "status", "previousStatus", "total")
 
 
 class Response(falcon.Response):
-    """An answer that nobody may keep or take for something else, unless its responder says that it may be kept.
+    """Falcon's response with headers that forbid caching and content sniffing, unless the responder changes them.
 
-    Most answers are about somebody: what a cache on the way, or a browser that is handed on, has not kept is not lost.
+    Most responses have personal data, which no cache or shared browser should keep.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         # RFC 9111, section 5.2.2.5.
         self.preset("cache-control", "no-store")
-        # Browsers take the media type for what it says (https://fetch.spec.whatwg.org/#x-content-type-options-header).
+        # https://fetch.spec.whatwg.org/#x-content-type-options-header
         self.preset("x-content-type-options", "nosniff")
 
     def preset(self, name: str, value: str) -> None:
-        """Set a header to what is known to be good, without the look that `set_header` has at it.
+        """Set a header without the checks of `set_header`, which take time.
 
         Args:
             name: In lower case.
@@ -39,12 +39,12 @@ class Response(falcon.Response):
 
 
 def write(response: falcon.Response, document: dict[str, object]) -> None:
-    """Put `document` into `response` as JSON."""
+    """Set `document` as the JSON body of `response`."""
     response.data = exactjson.dumps(document)
 
 
 def user(account: Account) -> dict[str, object]:
-    """A user, as registered."""
+    """Return the representation of a user."""
     return {
         "id": account.id,
         "name": account.name,
@@ -54,7 +54,7 @@ def user(account: Account) -> dict[str, object]:
 
 
 def order(placed: PlacedOrder) -> dict[str, object]:
-    """An order, as placed."""
+    """Return the representation of an order."""
     return {
         "id": placed.id,
         "userId": placed.user_id,
@@ -67,18 +67,18 @@ def order(placed: PlacedOrder) -> dict[str, object]:
 
 
 def owned_order(owned: OwnedOrder) -> dict[str, object]:
-    """An order with its owner."""
+    """Return the representation of an order with its owner."""
     owner = {"id": owned.order.user_id, "name": owned.owner_name, "email": owned.owner_email}
     return order(owned.order) | {"user": owner}
 
 
 def event(recorded: Event) -> dict[str, object]:
-    """An event of an order."""
+    """Return the representation of an event."""
     return {"id": recorded.id, "type": recorded.type, "time": recorded.time, "data": event_data(recorded)}
 
 
 def event_data(recorded: Event) -> dict[str, object]:
-    """The data of an event, in the API and in webhooks."""
+    """Return the data of an event, as the API and webhooks show it."""
     stored = recorded.data
     return {
         field: exactjson.digits(stored[field]) if field == "total" else stored[field]

@@ -1,8 +1,8 @@
-"""The shapes of requests, as pydantic models: types, limits, and what is normalized on the way in.
+"""The schemas of requests, as pydantic models: types, limits, and how values are normalized.
 
-Types are strict: ``true`` is not 1 and ``"5"`` is not 5. A number is an integer when its value is one, however it is
-written (``2``, ``2.0``, ``1e3``), as JSON Schema has it. Names and e-mail addresses are trimmed and brought to Unicode
-normal form C; passwords are taken as they are. What a limit of JSON Schema says of a string holds for what was sent.
+Types are strict: ``true`` is not 1 and ``"5"`` is not 5. As in JSON Schema, a number is an integer if its value is one,
+however it is written (``2``, ``2.0``, ``1e3``). Names and e-mail addresses are trimmed and brought to Unicode normal
+form C; passwords are not changed. The maximum length is checked before trimming, the minimum after.
 """
 
 import re
@@ -20,21 +20,22 @@ from shop.domain.orders import CENT, STATUSES, Item
 from shop.security import passwords
 
 MAX_PAGE = 100
-# At log-in, in characters: several times as many as an address has, for spaces around it and accents taken apart.
-LONGEST_ADDRESS_SENT = 1000
-# WSGI joins a header that was sent twice with a comma, so that a comma cannot be told from a second header.
+# The maximum length of an address at login, in characters: several times that of a valid one, because the client may
+# send spaces around it and decomposed accents.
+MAX_LOGIN_EMAIL = 1000
+# WSGI joins repeated headers with a comma, so a key with a comma looks like two keys.
 KEY = r"[\x21-\x2b\x2d-\x7e]{1,255}"
-# PostgreSQL stores every character but NUL. What trimming asks for beyond that, as the description says it: one or two
-# that are no space.
+# PostgreSQL stores every character but NUL. The other two patterns are for the OpenAPI document only. They say what
+# trimming implies: at least one or two characters that are not spaces.
 NO_NUL = r"^[^\u0000]*$"
 NOT_BLANK = r"^\s*[^\s\u0000][^\u0000]*$"
 TWO_NOT_BLANK = r"^\s*[^\s\u0000][^\u0000]*[^\s\u0000]\s*$"
-# Beyond this no limit of ours lies, and an int of a Decimal with a huge exponent would fill the memory.
-_FAR = 10**12
+# Larger than any limit we enforce. The int of a Decimal with a huge exponent would fill the memory.
+_HUGE = 10**12
 
 
 def _fault(sentence: str) -> PydanticCustomError:
-    # Braces would be taken for placeholders; no sentence of ours has any.
+    # pydantic takes braces for placeholders, so `sentence` must not have any.
     return PydanticCustomError("shop", sentence)
 
 
@@ -43,19 +44,19 @@ def _composed(value: object) -> object:
 
 
 def _address(text: str) -> str:
-    # Imported at the first address: its tables take a tenth of what importing the service takes.
+    # Imported on first use: its tables take a tenth of the time to import the service.
     from email_validator import EmailNotValidError, validate_email  # noqa: PLC0415
 
-    # Whether a domain exists or is reserved is a matter of delivery, and delivery is not checked.
+    # We do not check delivery, so the domain may be unknown or reserved.
     try:
         return validate_email(text, check_deliverability=False, test_environment=True, strict=True).normalized
     except EmailNotValidError:
         raise _fault("must be a valid e-mail address") from None
 
 
-def _nobodys_if_too_long(value: object) -> object:
-    # Before anything looks at it: putting a mebibyte of accents in order (NFC) takes minutes.
-    return "longer than any address" if isinstance(value, str) and len(value) > LONGEST_ADDRESS_SENT else value
+def _replaced_if_too_long(value: object) -> object:
+    # NFC of a mebibyte of accents takes minutes. The replacement is an address that no account has.
+    return "longer than any address" if isinstance(value, str) and len(value) > MAX_LOGIN_EMAIL else value
 
 
 def _address_if_valid(text: str) -> str:
@@ -66,7 +67,7 @@ def _address_if_valid(text: str) -> str:
 
 
 def _number(value: object) -> Decimal:
-    # Exact types first, here and below: nearly all values have them, and they are told sooner.
+    # Nearly all values are Decimals, and this check is quicker than isinstance.
     if type(value) is Decimal:
         return value
     if isinstance(value, int) and not isinstance(value, bool):
@@ -81,10 +82,10 @@ def _whole(value: object) -> int:
         number = _number(value)
     except PydanticCustomError:
         raise _fault("must be a whole number") from None
-    near = min(max(number, Decimal(-_FAR)), Decimal(_FAR))
-    if near != near.to_integral_value():
+    clamped = min(max(number, Decimal(-_HUGE)), Decimal(_HUGE))
+    if clamped != clamped.to_integral_value():
         raise _fault("must be a whole number")
-    return int(near)
+    return int(clamped)
 
 
 def _once(value: object) -> object:
@@ -116,13 +117,13 @@ def _key(value: str) -> str:
 def _exact_to_the_cent(amount: Decimal) -> Decimal:
     if amount != amount.quantize(CENT):
         raise _fault("must have at most two decimals")
-    # Of the zeros the negative one is shown as another.
+    # abs turns -0 into 0, which would be shown differently.
     return abs(amount)
 
 
 @dataclass(frozen=True)
-class _As:
-    """Adds to the description of a type what its validators ask for."""
+class _Documented:
+    """Adds to the JSON Schema of a type what its validators require."""
 
     pattern: str
     format: str | None = None
@@ -131,8 +132,8 @@ class _As:
         return handler(schema) | {"pattern": self.pattern} | ({"format": self.format} if self.format else {})
 
 
-def _within(high: int) -> BeforeValidator:
-    """Limit a text as it was sent: the limit behind it sees what trimming has left."""
+def _max_length(high: int) -> BeforeValidator:
+    """Return a validator of the maximum length before trimming; `_text` checks the length after it."""
 
     def check(value: object) -> object:
         if isinstance(value, str) and len(value) > high:
@@ -149,47 +150,49 @@ def _text(low: int, high: int | None, *, strip: bool = False) -> StringConstrain
     return StringConstraints(min_length=low, max_length=high, strip_whitespace=strip, pattern=NO_NUL)
 
 
-# A limit follows its type at once: behind a validator pydantic would apply it to anything with a length.
-Name = Annotated[str, _text(2, 100, strip=True), _NFC, _within(100), _As(TWO_NOT_BLANK)]
-Email = Annotated[str, _text(1, 254, strip=True), _NFC, _within(254), AfterValidator(_address), _As(NOT_BLANK, "email")]
+# `_text` comes right after its type: after a validator, pydantic would apply the limits to anything with a length.
+Name = Annotated[str, _text(2, 100, strip=True), _NFC, _max_length(100), _Documented(TWO_NOT_BLANK)]
+Email = Annotated[
+    str, _text(1, 254, strip=True), _NFC, _max_length(254), AfterValidator(_address), _Documented(NOT_BLANK, "email")
+]
 LoginEmail = Annotated[
     str,
     _text(1, None, strip=True),
     _NFC,
     AfterValidator(_address_if_valid),
-    BeforeValidator(_nobodys_if_too_long),
-    _As(NOT_BLANK),
+    BeforeValidator(_replaced_if_too_long),
+    _Documented(NOT_BLANK),
 ]
-Password = Annotated[str, _text(6, passwords.MAX_LENGTH), _As(NO_NUL)]
-LoginPassword = Annotated[str, _text(1, None), _As(NO_NUL)]
-UserId = Annotated[str, _text(1, None), _As(NO_NUL, "uuid")]
-ProductId = Annotated[str, _text(1, 100), _As(NO_NUL)]
-ProductName = Annotated[str, _text(1, 200, strip=True), _within(200), _As(NOT_BLANK)]
+Password = Annotated[str, _text(6, passwords.MAX_LENGTH), _Documented(NO_NUL)]
+LoginPassword = Annotated[str, _text(1, None), _Documented(NO_NUL)]
+UserId = Annotated[str, _text(1, None), _Documented(NO_NUL, "uuid")]
+ProductId = Annotated[str, _text(1, 100), _Documented(NO_NUL)]
+ProductName = Annotated[str, _text(1, 200, strip=True), _max_length(200), _Documented(NOT_BLANK)]
 Quantity = Annotated[int, Field(ge=1, le=10_000), BeforeValidator(_whole)]
 Price = Annotated[
     Decimal,
     Field(ge=0, le=Decimal("99999.99")),
     BeforeValidator(_number),
     AfterValidator(_exact_to_the_cent),
-    # Two decimals cannot be said in JSON Schema: multipleOf is a matter of floats to most validators.
+    # Most JSON Schema validators compute multipleOf with floats, so it cannot express two decimals.
     WithJsonSchema({"type": "number", "minimum": 0, "maximum": 99999.99, "description": "at most two decimals"}),
 ]
-Street = Annotated[str, _text(1, 200, strip=True), _within(200), _As(NOT_BLANK)]
-AddressPart = Annotated[str, _text(0, 200), _As(NO_NUL)]
+Street = Annotated[str, _text(1, 200, strip=True), _max_length(200), _Documented(NOT_BLANK)]
+AddressPart = Annotated[str, _text(0, 200), _Documented(NO_NUL)]
 Status = Annotated[str, AfterValidator(_status), WithJsonSchema({"type": "string", "enum": list(STATUSES)})]
 IdempotencyKey = Annotated[str, AfterValidator(_key), WithJsonSchema({"type": "string", "pattern": f"^{KEY}$"})]
 _ONCE = BeforeValidator(_once)
 
 
-class Part(BaseModel):
-    """A part of a request, camelCase outside and snake_case inside. Unknown fields are rejected, not ignored."""
+class RequestModel(BaseModel):
+    """The body, query or headers of a request: camelCase in JSON, snake_case in Python, no unknown fields."""
 
     model_config = ConfigDict(
         alias_generator=to_camel, extra="forbid", strict=True, frozen=True, hide_input_in_errors=True
     )
 
 
-class Registration(Part):
+class Registration(RequestModel):
     """A new user."""
 
     name: Name = Field(examples=["Ada Lovelace"])
@@ -197,15 +200,15 @@ class Registration(Part):
     password: Password = Field(repr=False, examples=["analytical engine"])
 
 
-class Login(Part):
-    """E-mail address and password. Values that could not be registered are no error here: no account has them."""
+class Login(RequestModel):
+    """E-mail address and password. Values that nobody can register are not invalid here: no account has them."""
 
     email: LoginEmail = Field(examples=["ada@example.com"])
     password: LoginPassword = Field(repr=False, examples=["analytical engine"])
 
 
-class OrderItem(Part):
-    """One item of an order."""
+class LineItem(RequestModel):
+    """One line item of an order, in requests and in responses."""
 
     product_id: ProductId = Field(examples=["tea-1"])
     name: ProductName = Field(examples=["Tea"])
@@ -213,12 +216,12 @@ class OrderItem(Part):
     quantity: Quantity = Field(examples=[2])
 
     def as_item(self) -> Item:
-        """Return what `shop.domain.orders.place` takes."""
+        """Return the line item as the domain has it."""
         return Item(self.product_id, self.name, self.price, self.quantity)
 
 
-class ShippingAddress(Part):
-    """A shipping address. Optional parts that the client does not send are not stored."""
+class NewShippingAddress(RequestModel):
+    """The shipping address of a new order. Optional fields that the client does not send are not stored."""
 
     street: Street = Field(examples=["1 Main St"])
     city: AddressPart | None = Field(None, examples=["London"])
@@ -227,38 +230,54 @@ class ShippingAddress(Part):
     country: AddressPart | None = Field(None, examples=["GB"])
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the parts that were given, by their outside names."""
+        """Return the fields that the client sent, under their JSON names."""
         return self.model_dump(by_alias=True, exclude_none=True)
 
 
-class NewOrder(Part):
+class NewOrder(RequestModel):
     """A new order. Its total is the sum of price times quantity, and at most 99999999.99."""
 
     user_id: UserId = Field(
         description="your own id, as registration and login return it",
         examples=["01994f8e-54a2-7b30-a4c8-4c6b1d0e7f21"],
     )
-    items: Annotated[list[OrderItem], Field(min_length=1, max_length=100)]
-    shipping_address: ShippingAddress
+    items: Annotated[list[LineItem], Field(min_length=1, max_length=100)]
+    shipping_address: NewShippingAddress
 
 
-class OrderHeaders(Part):
+class OrderHeaders(RequestModel):
     """Headers of ``POST /orders``."""
 
     idempotency_key: IdempotencyKey | None = Field(
-        None, alias="Idempotency-Key", examples=["8e03978e-40d5-43dd-bc93-6894a57f9324"]
+        None,
+        alias="Idempotency-Key",
+        description="a unique name such as a UUID; a repeated request with the same key places no second order",
+        examples=["8e03978e-40d5-43dd-bc93-6894a57f9324"],
     )
 
 
-class HistoryQuery(Part):
+class HistoryQuery(RequestModel):
     """Query of ``GET /users/{user_id}/orders``."""
 
-    limit: Annotated[int, Field(ge=1, le=MAX_PAGE), BeforeValidator(_page_size), _ONCE] = Field(20, examples=[20])
-    cursor: Annotated[str, _ONCE] | None = Field(None, examples=["AAY9…"])
-    status: Annotated[Status, _ONCE] | None = Field(None, examples=["shipped"])
+    limit: Annotated[int, Field(ge=1, le=MAX_PAGE), BeforeValidator(_page_size), _ONCE] = Field(
+        20, description="the maximum number of orders on a page", examples=[20]
+    )
+    cursor: Annotated[str, _ONCE] | None = Field(
+        None,
+        description="`nextCursor` of the previous page; valid only for the same user and the same `status`",
+        examples=["AAY9…"],
+    )
+    status: Annotated[Status, _ONCE] | None = Field(
+        None, description="only orders of this status", examples=["shipped"]
+    )
 
 
-class StatusChange(Part):
+class StatusChange(RequestModel):
     """The new status of an order."""
 
     status: Status = Field(examples=["cancelled"])
+
+
+def field_names(schema: type[BaseModel]) -> tuple[str, ...]:
+    """Return the JSON names of a schema's fields, in order."""
+    return tuple(field.alias or name for name, field in schema.model_fields.items())

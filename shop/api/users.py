@@ -1,4 +1,4 @@
-"""``/users``, ``/users/login``, ``/users/{user_id}`` and ``/users/{user_id}/orders``."""
+"""The resources of ``/users``, ``/users/login``, ``/users/{user_id}`` and ``/users/{user_id}/orders``."""
 
 from collections.abc import Callable
 from datetime import datetime
@@ -6,9 +6,8 @@ from urllib.parse import urlencode
 
 import falcon
 
-from shop.api import responses, schemas
+from shop.api import response_schemas, responses, schemas
 from shop.api.context import Request
-from shop.api.openapi import documents
 from shop.api.operations import Success, operation
 from shop.domain import accounts, orders
 from shop.domain.throttle import Throttle
@@ -25,8 +24,8 @@ from shop.security.passwords import Passwords
 from shop.security.tokens import Tokens
 
 
-class UserCollection:
-    """``/users``"""
+class UsersResource:
+    """``/users``."""
 
     def __init__(self, passwords: Passwords, clock: Callable[[], datetime]) -> None:
         self._passwords = passwords
@@ -34,12 +33,11 @@ class UserCollection:
 
     @operation(
         "registerUser",
-        "Register a user",
         body=schemas.Registration,
-        success=Success(201, "The user", documents.User, ("Location",)),
+        success=Success(201, "The user", response_schemas.User, ("Location",)),
         errors=(EmailExists,),
         is_public=True,
-        within=lambda users: users._passwords.place(),
+        slot=lambda resource: resource._passwords.place(),
     )
     def on_post(self, _request: Request, response: falcon.Response, body: schemas.Registration) -> None:
         """Register a user."""
@@ -51,8 +49,8 @@ class UserCollection:
         responses.write(response, responses.user(account))
 
 
-class Login:
-    """``/users/login``"""
+class LoginResource:
+    """``/users/login``."""
 
     def __init__(self, passwords: Passwords, throttle: Throttle, tokens: Tokens, clock: Callable[[], datetime]) -> None:
         self._passwords = passwords
@@ -62,19 +60,18 @@ class Login:
 
     @operation(
         "logIn",
-        "Exchange e-mail address and password for a token",
         body=schemas.Login,
-        success=Success(200, "The user and a token", documents.Session),
+        success=Success(200, "The user and a token", response_schemas.Session),
         errors=(InvalidCredentials, TooManyAttempts),
         is_public=True,
-        within=lambda login: login._passwords.place(),
+        slot=lambda resource: resource._passwords.place(),
     )
     def on_post(self, _request: Request, response: falcon.Response, body: schemas.Login) -> None:
         """Exchange e-mail address and password for a token."""
         account, actor = accounts.authenticate(
             self._passwords, self._throttle, email=body.email, password=body.password, now=self._clock()
         )
-        token = {
+        session = {
             "id": account.id,
             "name": account.name,
             "email": account.email,
@@ -82,35 +79,34 @@ class Login:
             "tokenType": "Bearer",
             "expiresIn": self._tokens.lifetime,
         }
-        responses.write(response, token)
+        responses.write(response, session)
 
 
-class UserItem:
-    """``/users/{user_id}``"""
+class UserResource:
+    """``/users/{user_id}``."""
 
-    @operation("getUser", "Return a user", success=Success(200, "The user", documents.User), errors=(UserNotFound,))
+    @operation("getUser", success=Success(200, "The user", response_schemas.User), errors=(UserNotFound,))
     def on_get(self, request: Request, response: falcon.Response, user_id: str) -> None:
         """Return a user."""
         account = accounts.find(request.context.actor, user_id)
         responses.write(response, responses.user(account))
 
 
-class UserOrders:
-    """``/users/{user_id}/orders``"""
+class UserOrdersResource:
+    """``/users/{user_id}/orders``."""
 
     def __init__(self, cursors: Cursors) -> None:
         self._cursors = cursors
 
     @operation(
         "listOrders",
-        "Return a page of a user's orders, newest first",
         query=schemas.HistoryQuery,
-        success=Success(200, "A page of orders", documents.OrderPage, sometimes=("Link",)),
+        success=Success(200, "A page of orders", response_schemas.OrderPage, sometimes=("Link",)),
         errors=(UserNotFound,),
     )
     def on_get(self, request: Request, response: falcon.Response, user_id: str, query: schemas.HistoryQuery) -> None:
         """Return a page of a user's orders, newest first."""
-        # A cursor leads on in this list only: of this user, with this filter.
+        # A cursor is valid only for the same user and the same filter.
         scope = f"{user_id.lower()} {query.status}"
         page, has_more = orders.list_for(
             request.context.actor,
@@ -122,8 +118,8 @@ class UserOrders:
         cursor = None
         if has_more:
             cursor = self._cursors.write(Position(page[-1].created_at, page[-1].id), scope)
-            again = {"limit": query.limit, "cursor": cursor} | ({"status": query.status} if query.status else {})
-            response.append_link(f"/users/{user_id}/orders?{urlencode(again)}", "next")
+            parameters = {"limit": query.limit, "cursor": cursor} | ({"status": query.status} if query.status else {})
+            response.append_link(f"/users/{user_id}/orders?{urlencode(parameters)}", "next")
         responses.write(response, {"orders": [responses.order(order) for order in page], "nextCursor": cursor})
 
     def _position(self, cursor: str | None, scope: str) -> Position | None:

@@ -10,7 +10,7 @@ from unittest import mock
 from peewee import InternalError, OperationalError
 
 from shop.api import middleware
-from shop.api.middleware import RequestTarget
+from shop.api.middleware import RequestChecks
 from shop.app import create_app, utc_now
 from shop.demo.factories import UserFactory
 from shop.domain.models import User
@@ -120,7 +120,7 @@ class EveryOperationTest(ApiTestCase):
                 raise failure
 
             # At a place that every request comes through, also those that need no database.
-            with mock.patch.object(RequestTarget, "process_request", fail):
+            with mock.patch.object(RequestChecks, "process_request", fail):
                 client = make_client()
             for operation in operations():
                 with self.subTest(str(operation), status=status), self.assertLogs("shop.api.problems"):
@@ -223,12 +223,12 @@ class PathAndMethodTest(ApiTestCase):
 
     def test_a_method_that_http_does_not_have_is_not_remembered(self):
         self.client.get("/orders/1", status=401)
-        before = middleware._is_guarded.cache_info().currsize
+        before = middleware._needs_token.cache_info().currsize
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             for number in range(3):
                 self.client.request("BREW" * 1000 * (1 + number), "/users", status=400)
-        self.assertEqual(before, middleware._is_guarded.cache_info().currsize)
+        self.assertEqual(before, middleware._needs_token.cache_info().currsize)
 
     def test_head_answers_as_get_does_without_the_body(self):
         user = UserFactory.create()

@@ -12,8 +12,8 @@ from typing import Any, get_args
 from pydantic import BaseModel, SecretStr
 
 from shop.api import operations as api
-from shop.api.operations import Schema
-from shop.app import Parts, make_parts, make_routes
+from shop.api.parsing import Schema
+from shop.app import Services, make_routes, make_services
 from shop.settings import Settings
 
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
@@ -48,9 +48,9 @@ class Operation:
 
 
 @cache
-def parts() -> Parts:
-    """Return what the resources are made with; good for looking at them, not for requests."""
-    return make_parts(Settings.load(secret_key=SecretStr("only looked at, never used to sign anything")))
+def services() -> Services:
+    """Return the services of the resources, good for inspecting the resources but not for requests."""
+    return make_services(Settings.load(secret_key=SecretStr("only looked at, never used to sign anything")))
 
 
 @cache
@@ -62,7 +62,7 @@ def operations() -> tuple[Operation, ...]:
     """
     return tuple(
         Operation(method, template, responder.operation)
-        for template, resource in make_routes(parts()).items()
+        for template, resource in make_routes(services()).items()
         for method in METHODS
         if (responder := getattr(resource, f"on_{method.lower()}", None))
     )

@@ -1,1 +1,1 @@
-"""The API description: OpenAPI document, Markdown page and the page at /docs."""
+"""The OpenAPI document, its Markdown version, and the page at /docs."""

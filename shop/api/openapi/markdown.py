@@ -1,10 +1,10 @@
-"""The API description as a page for client programmers (docs/api.md), written from the description itself."""
+"""Write the OpenAPI document as a page for client programmers: docs/api.md."""
 
 import json
 from collections.abc import Iterator
 from typing import Any
 
-from shop.api.openapi.description import ALWAYS
+from shop.api.openapi.document import ALWAYS
 
 Json = dict[str, Any]
 
@@ -42,14 +42,14 @@ Generated from the OpenAPI document at `/openapi.json` by `shop openapi --markdo
 """
 
 
-def render(description: Json) -> str:
-    """Return the page of `description`, an OpenAPI document."""
-    lines = [HEAD.format(introduction=description["info"]["description"])]
-    for path, methods in description["paths"].items():
+def render(openapi: Json) -> str:
+    """Return an OpenAPI document as Markdown."""
+    lines = [HEAD.format(introduction=openapi["info"]["description"])]
+    for path, methods in openapi["paths"].items():
         for method, operation in methods.items():
             lines += _operation(method.upper(), path, operation)
     lines += ["## Schemas", ""]
-    for name, schema in sorted(description["components"]["schemas"].items()):
+    for name, schema in sorted(openapi["components"]["schemas"].items()):
         lines += _schema(name, schema)
     return "\n".join(lines).rstrip() + "\n"
 
@@ -87,7 +87,7 @@ def _schema(name: str, schema: Json) -> Iterator[str]:
 
 
 def _type(schema: Json) -> str:
-    """Say in words what a value of `schema` may be."""
+    """Return in words which values `schema` allows."""
     if "$ref" in schema:
         name = schema["$ref"].rpartition("/")[2]
         return f"[{name}](#{name.lower()})"

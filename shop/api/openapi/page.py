@@ -1,4 +1,4 @@
-"""``/openapi.json``, ``/docs`` and what the page is made of: the API describes itself, without a network."""
+"""The resources of ``/openapi.json``, ``/docs`` and ``/docs/{asset}``; the page loads nothing from other servers."""
 
 import gzip
 import re
@@ -11,63 +11,62 @@ import falcon
 
 from shop import errors, exactjson
 from shop.api.context import Request
-from shop.api.openapi import documents
 from shop.api.operations import Success, operation
+from shop.api.response_schemas import OpenApi
 
-# The page runs its own scripts and asks this server; nothing else, and nobody may put it into a frame.
+# The page may run its own scripts and call this server, nothing else. No site may put it into a frame.
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src data:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-# `gzip` among the codings that are accepted, and not with a weight of nothing (RFC 9110, section 12.5.3).
+# Matches an Accept-Encoding with `gzip`, unless its weight is 0 (RFC 9110, section 12.5.3).
 _GZIP = re.compile(r"(?:^|,)\s*gzip\s*(?:,|$|;(?!\s*q=0(?:\.0*)?\s*(?:,|$)))", re.IGNORECASE)
-# By the name in the path: the package it is in, the name there, its media type.
+# The name in the path, and the file's package, path in the package and media type.
 ASSETS = {
     "docs.js": ("shop.api.openapi", "assets/docs.js", "text/javascript"),
     "swagger-ui.js": ("offapi", "swagger_bundle.js", "text/javascript"),
     "swagger-ui.css": ("offapi", "swagger_style.css", "text/css"),
 }
-DESCRIPTION = Success(200, "The description, OpenAPI 3.1", documents.Description)
 PAGE = Success(200, "The page", None, ("Content-Security-Policy", "Referrer-Policy"), media_types=("text/html",))
 ASSET = Success(200, "The script or style sheet", None, media_types=("text/javascript", "text/css"))
 
 
-class Description:
-    """``/openapi.json``
+class OpenApiResource:
+    """``/openapi.json``.
 
     Args:
-        describe: Returns the description. It is made for the first who asks: making it takes a good part of a start,
-            and most processes are never asked.
+        build: Returns the OpenAPI document. It is called at the first request: it takes a large part of a process's
+            start, and most processes get no such request.
     """
 
-    def __init__(self, describe: Callable[[], dict[str, Any]]) -> None:
-        self._describe = describe
+    def __init__(self, build: Callable[[], dict[str, Any]]) -> None:
+        self._build = build
 
     @cached_property
     def _text(self) -> bytes:
-        return exactjson.dumps(self._describe())
+        return exactjson.dumps(self._build())
 
-    @operation("describeApi", "Return this description", success=DESCRIPTION, is_public=True)
+    @operation("describeApi", success=Success(200, "The OpenAPI 3.1 document", OpenApi), is_public=True)
     def on_get(self, _request: Request, response: falcon.Response) -> None:
-        """Return the description."""
+        """Return this document."""
         response.data = self._text
 
 
-class Page:
-    """``/docs``"""
+class DocsResource:
+    """``/docs``."""
 
-    @operation("readDocs", "Return a page that shows this document and sends requests", success=PAGE, is_public=True)
+    @operation("readDocs", success=PAGE, is_public=True)
     def on_get(self, request: Request, response: falcon.Response) -> None:
-        """Return the page."""
+        """Return a page that shows this document and sends requests."""
         response.set_header("Content-Security-Policy", POLICY)
         response.set_header("Referrer-Policy", "no-referrer")
         _send(request, response, "shop.api.openapi", "assets/docs.html", "text/html; charset=utf-8")
 
 
-class Asset:
-    """``/docs/{asset}``"""
+class DocsAssetResource:
+    """``/docs/{asset}``."""
 
-    @operation("readDocsAsset", "Return a part of the page", success=ASSET, errors=(errors.NotFound,), is_public=True)
+    @operation("readDocsAsset", success=ASSET, errors=(errors.NotFound,), is_public=True)
     def on_get(self, request: Request, response: falcon.Response, asset: str) -> None:
         """Return a script or a style sheet of the page."""
         if asset not in ASSETS:
@@ -88,6 +87,6 @@ def _send(request: Request, response: falcon.Response, package: str, name: str, 
 
 @cache
 def _file(package: str, name: str) -> tuple[bytes, bytes]:
-    """Return a file of a package, as it is and compressed: 1.6 MB of script become 0.4 MB."""
+    """Return a file of a package, uncompressed and compressed: gzip makes 0.4 MB of 1.6 MB of scripts."""
     plain = resources.files(package).joinpath(name).read_bytes()
     return plain, gzip.compress(plain, mtime=0)

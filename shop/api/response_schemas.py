@@ -1,6 +1,6 @@
-"""The shapes of the API's responses, as pydantic models: for the OpenAPI document, and for tests of responses.
+"""The schemas of responses, as pydantic models: for the OpenAPI document, and for the tests that check responses.
 
-`shop.api.responses` writes the answers themselves, from rows, without these on the way.
+`shop.api.responses` builds the JSON from rows without these models, because that is faster.
 """
 
 from typing import Annotated, Literal
@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 from pydantic.alias_generators import to_camel
 
+from shop.api.schemas import LineItem
 from shop.domain.orders import STATUSES
 
 Id = Annotated[str, Field(json_schema_extra={"format": "uuid"}, examples=["01994f8e-54a2-7b30-a4c8-4c6b1d0e7f21"])]
@@ -18,34 +19,14 @@ Money = Annotated[float, WithJsonSchema({"type": "number", "minimum": 0, "descri
 Status = Annotated[str, WithJsonSchema({"type": "string", "enum": list(STATUSES)})]
 
 
-class Document(BaseModel):
-    """A response, in camelCase, with exactly the declared fields."""
+class ResponseModel(BaseModel):
+    """A response in camelCase with exactly the declared fields."""
 
-    # Serving does without these models, so they are built when somebody looks at them.
+    # Only the OpenAPI document and tests use these models, so pydantic builds them on first use.
     model_config = ConfigDict(alias_generator=to_camel, extra="forbid", defer_build=True)
 
 
-class User(Document):
-    """A user."""
-
-    id: Id
-    name: str = Field(examples=["Ada Lovelace"])
-    email: str = Field(examples=["ada@example.com"])
-    created_at: Time
-
-
-class Session(Document):
-    """A user who has logged in, with the token."""
-
-    id: Id
-    name: str = Field(examples=["Ada Lovelace"])
-    email: str = Field(examples=["ada@example.com"])
-    token: str = Field(description="for the header `Authorization`, after `Bearer`")
-    token_type: Literal["Bearer"]
-    expires_in: int = Field(description="how long the token is valid, in seconds", examples=[3600])
-
-
-class Owner(Document):
+class Owner(ResponseModel):
     """The owner of an order."""
 
     id: Id
@@ -53,17 +34,22 @@ class Owner(Document):
     email: str = Field(examples=["ada@example.com"])
 
 
-class OrderedItem(Document):
-    """One item of an order."""
+class User(Owner):
+    """A user."""
 
-    product_id: str = Field(examples=["tea-1"])
-    name: str = Field(examples=["Tea"])
-    price: Money = Field(examples=[29.99])
-    quantity: int = Field(examples=[2])
+    created_at: Time
 
 
-class DeliveryAddress(Document):
-    """A shipping address. Parts that the client did not send are absent."""
+class Session(Owner):
+    """A user who has logged in, with the token."""
+
+    token: str = Field(description="for the header `Authorization`, after `Bearer`")
+    token_type: Literal["Bearer"]
+    expires_in: int = Field(description="how long the token is valid, in seconds", examples=[3600])
+
+
+class ShippingAddress(ResponseModel):
+    """A shipping address. Fields that the client did not send are absent."""
 
     street: str = Field(examples=["1 Main St"])
     city: str = Field("", examples=["London"])
@@ -72,15 +58,15 @@ class DeliveryAddress(Document):
     country: str = Field("", examples=["GB"])
 
 
-class Order(Document):
+class Order(ResponseModel):
     """An order."""
 
     id: Id
     user_id: Id
-    items: list[OrderedItem]
+    items: list[LineItem]
     total: Money = Field(examples=[59.98])
     status: Status = Field(examples=["confirmed"])
-    shipping_address: DeliveryAddress
+    shipping_address: ShippingAddress
     created_at: Time
 
 
@@ -90,14 +76,14 @@ class OwnedOrder(Order):
     user: Owner
 
 
-class OrderPage(Document):
+class OrderPage(ResponseModel):
     """A page of a user's orders, newest first."""
 
     orders: list[Order]
     next_cursor: str | None = Field(description="the parameter `cursor` of the next page; null on the last page")
 
 
-class PlacedData(Document):
+class PlacedData(ResponseModel):
     """The order as it was placed."""
 
     order_id: Id
@@ -106,7 +92,7 @@ class PlacedData(Document):
     total: Money = Field(examples=[59.98])
 
 
-class StatusChangedData(Document):
+class StatusChangedData(ResponseModel):
     """The order's status after and before the change."""
 
     order_id: Id
@@ -115,7 +101,7 @@ class StatusChangedData(Document):
     previous_status: Status = Field(examples=["confirmed"])
 
 
-class OrderPlaced(Document):
+class OrderPlaced(ResponseModel):
     """An order was placed."""
 
     id: Id
@@ -124,7 +110,7 @@ class OrderPlaced(Document):
     data: PlacedData
 
 
-class OrderStatusChanged(Document):
+class OrderStatusChanged(ResponseModel):
     """An order's status was changed."""
 
     id: Id
@@ -133,13 +119,13 @@ class OrderStatusChanged(Document):
     data: StatusChangedData
 
 
-class OrderEvents(Document):
+class OrderEvents(ResponseModel):
     """The events of an order, oldest first."""
 
     events: list[OrderPlaced | OrderStatusChanged]
 
 
-class Description(BaseModel):
+class OpenApi(BaseModel):
     """An OpenAPI document."""
 
     openapi: str
@@ -148,20 +134,20 @@ class Description(BaseModel):
     components: dict[str, object]
 
 
-class Health(Document):
+class Health(ResponseModel):
     """The state of the service."""
 
     status: str = Field(examples=["ready"])
 
 
-class Fault(Document):
+class Fault(ResponseModel):
     """One invalid field."""
 
     field: str = Field(examples=["items[0].price"])
     error: str = Field(examples=["must be at least 0"])
 
 
-class Problem(Document):
+class Problem(ResponseModel):
     """An error (RFC 9457). All errors have this shape."""
 
     title: str = Field(examples=["Bad Request"])

@@ -1,4 +1,4 @@
-"""The API description (OpenAPI 3.1), made from the operations' declarations."""
+"""Build the OpenAPI 3.1 document of the API from the declarations of its operations."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -7,12 +7,13 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from shop import __version__
-from shop.api.openapi import documents
-from shop.api.openapi import page as docs
-from shop.api.operations import ErrorClass, Operation, Schema
+from shop.api.openapi.page import ASSETS
+from shop.api.operations import ErrorClass, Operation
+from shop.api.parsing import Schema
+from shop.api.problems import MEDIA_TYPE
+from shop.api.response_schemas import Problem
 
 METHODS = ("get", "post", "put", "patch", "delete")
-PROBLEM = "application/problem+json"
 Json = dict[str, Any]
 
 INTRODUCTION = """\
@@ -47,26 +48,18 @@ HEADERS: dict[str, Json] = {
         "schema": {"type": "string", "pattern": "^[0-9]+$"},
     },
 }
-# Headers that every answer has.
+# Every response has these headers.
 ALWAYS = ("X-Request-ID", "Cache-Control", "X-Content-Type-Options")
-# Headers that every answer of a status has besides.
+# Every response of these statuses has further headers.
 OF_STATUS = {401: ("WWW-Authenticate",), 429: ("Retry-After",), 503: ("Retry-After",)}
-PARAMETERS = {
-    "user_id": "the user's id",
-    "order_id": "the order's id",
-    "asset": "the name of a script or style sheet",
-    "limit": "the maximum number of orders on a page",
-    "cursor": "`nextCursor` of the previous page; valid only for the same user and the same `status`",
-    "status": "only orders of this status",
-    "Idempotency-Key": "a unique name such as a UUID; a repeated request with the same key places no second order",
-}
-# A malformed id gets the same 404 as an unknown one.
+# Parameters of paths. All others are ids of resources, such as `user_id`.
 PATH_PARAMETERS: dict[str, Json] = {
-    "user_id": {"type": "string", "format": "uuid"},
-    "order_id": {"type": "string", "format": "uuid"},
-    "asset": {"type": "string", "enum": sorted(docs.ASSETS)},
+    "asset": {
+        "description": "the name of a script or style sheet",
+        "schema": {"type": "string", "enum": sorted(ASSETS)},
+    }
 }
-# An operation is listed under the last segment of its path that is one of these, else under the last of these.
+# The tag of an operation is the last segment of its path that is a key here, or else the last key.
 TAGS = {
     "users": "Register, log in, and see who you are",
     "orders": "Place orders and follow them",
@@ -74,8 +67,8 @@ TAGS = {
 }
 
 
-def describe(routes: Mapping[str, object]) -> Json:
-    """Return the OpenAPI document of the operations in `routes`, a table of templates and resources."""
+def build_openapi(routes: Mapping[str, object]) -> Json:
+    """Return the OpenAPI document of the operations in a route table."""
     found = list(_operations(routes))
     names, schemas = _schemas(operation for _, _, operation in found)
     paths: Json = {}
@@ -99,7 +92,7 @@ def describe(routes: Mapping[str, object]) -> Json:
                     "type": "http",
                     "scheme": "bearer",
                     "bearerFormat": "JWT",
-                    "description": "the `token` that `POST /users/login` answers with",
+                    "description": "the `token` in the response of `POST /users/login`",
                 }
             },
         },
@@ -153,21 +146,19 @@ def _responses(operation: Operation, names: Mapping[Schema, Json]) -> Iterator[t
         by_status.setdefault(error.status, []).append(error)
     for status, errors in by_status.items():
         codes = sorted({error.code for error in errors})
-        schema = {
-            "allOf": [names[documents.Problem], {"properties": {"status": {"const": status}, "code": {"enum": codes}}}]
-        }
+        schema = {"allOf": [names[Problem], {"properties": {"status": {"const": status}, "code": {"enum": codes}}}]}
         yield (
             str(status),
             {
                 "description": "; ".join(f"`{error.code}`: {error.sentence}" for error in errors),
                 "headers": _headers((*ALWAYS, *OF_STATUS.get(status, ()))),
-                "content": {PROBLEM: {"schema": schema}},
+                "content": {MEDIA_TYPE: {"schema": schema}},
             },
         )
 
 
 def _headers(always: tuple[str, ...], sometimes: tuple[str, ...] = ()) -> Json:
-    # A header that is not always there stands as a copy: `required` is a property of the header itself.
+    # Copied, because `required` is a property of the header object.
     return {name: HEADERS[name] | {"required": True} for name in always} | {name: HEADERS[name] for name in sometimes}
 
 
@@ -175,45 +166,41 @@ def _path_parameters(template: str) -> Iterator[Json]:
     for segment in template.split("/"):
         if segment.startswith("{"):
             name = segment.strip("{}")
-            yield {
-                "name": name,
-                "in": "path",
-                "required": True,
-                "description": PARAMETERS[name],
-                "schema": PATH_PARAMETERS[name],
+            described = PATH_PARAMETERS.get(name) or {
+                # A malformed id gets the same 404 as an unknown one.
+                "description": f"the {name.removesuffix('_id')}'s id",
+                "schema": {"type": "string", "format": "uuid"},
             }
+            yield {"name": name, "in": "path", "required": True, **described}
 
 
 def _parameters(place: str, schema: Schema | None) -> Iterator[Json]:
     if schema is None:
         return
-    described = schema.model_json_schema(by_alias=True)
-    for name, field in described["properties"].items():
-        variants = [variant for variant in field.pop("anyOf", [field]) if variant != {"type": "null"}]
-        # No example: what is optional would be filled in by the page, with a cursor or a key that is nobody's.
-        kept = {key: variants[0][key] for key in variants[0] if key not in ("title", "default", "examples")}
+    for name, field in schema.model_json_schema(by_alias=True)["properties"].items():
+        variants = [variant for variant in field.get("anyOf", [field]) if variant != {"type": "null"}]
+        # Without an example: the page /docs would fill in a cursor or a key that is valid for nobody.
+        left_out = ("title", "default", "description", "examples")
+        described = {key: value for key, value in variants[0].items() if key not in left_out}
         if field.get("default") is not None:
-            kept["default"] = field["default"]
+            described["default"] = field["default"]
         yield {
             "name": name,
             "in": place,
             "required": False,
-            "description": PARAMETERS[name],
-            "schema": kept,
+            "description": field["description"],
+            "schema": described,
         }
 
 
 def _schemas(operations: Iterator[Operation]) -> tuple[dict[Schema, Json], Json]:
     """Return a reference to each model, and the components that they refer to."""
-    taken: set[Schema] = set()
-    given: set[Schema] = {documents.Problem}
+    models: set[tuple[type[BaseModel], Any]] = {(Problem, "serialization")}
     for operation in operations:
         if operation.success.schema:
-            given.add(operation.success.schema)
+            models.add((operation.success.schema, "serialization"))
         if operation.body:
-            taken.add(operation.body)
-    models: list[tuple[type[BaseModel], Any]] = [(model, "validation") for model in taken]
-    models += [(model, "serialization") for model in given]
+            models.add((operation.body, "validation"))
     references, definitions = models_json_schema(
         sorted(models, key=lambda model: model[0].__name__), ref_template="#/components/schemas/{model}"
     )
@@ -221,7 +208,7 @@ def _schemas(operations: Iterator[Operation]) -> tuple[dict[Schema, Json], Json]
 
 
 def _untitled(schemas: Json) -> Json:
-    """Leave out the titles that pydantic makes of the fields' names."""
+    """Remove the titles, which pydantic makes from the names of the fields."""
     for schema in schemas.values():
         for field in schema["properties"].values():
             field.pop("title", None)
