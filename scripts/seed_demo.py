@@ -36,10 +36,10 @@ try:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+    from shop.demo.dataset import ORDER_COLUMNS, USER_COLUMNS, Batch, Dataset
     from shop.demo.factories import PASSWORD
-    from shop.demo.past import ORDER_COLUMNS, USER_COLUMNS, Batch, Past
     from shop.embedded.server import EmbeddedError
-    from shop.serving.server import OwnerLeft, with_database
+    from shop.serving.server import EmbeddedDatabaseStopped, with_database
     from shop.settings import Settings, SettingsError
     from shop.storage import migrations
 except ImportError as error:
@@ -76,7 +76,7 @@ def main() -> int:
     try:
         with with_database(Settings.load(data_dir=options.data_dir), join=True) as complete:
             seed_demo(complete, options)
-    except (EmbeddedError, OwnerLeft, Refused, SettingsError, migrations.CannotMigrate) as error:
+    except (EmbeddedError, EmbeddedDatabaseStopped, Refused, SettingsError, migrations.CannotMigrate) as error:
         return _refuse(str(error))
     except (peewee.PeeweeException, psycopg2.Error) as error:
         return _refuse(f"the database refused, and no row was changed: {' '.join(str(error).split())}")
@@ -129,10 +129,10 @@ def seed_demo(settings: Settings, options: argparse.Namespace) -> None:
                 raise Refused("another run is adding demo data to this database; try again when it is done")
             if options.reset:
                 cursor.execute(f"TRUNCATE {', '.join(TABLES)}")
-            past = _past(cursor, settings, options)
+            dataset = _dataset(cursor, settings, options)
             started = time.monotonic()
             with _progress(options.orders) as advance:
-                for batch in _made_ahead(past.batches()):
+                for batch in _made_ahead(dataset.batches()):
                     _copy(cursor, batch)
                     advance(batch.order_count)
         # From here on it is done, and what is said must be true.
@@ -140,7 +140,7 @@ def seed_demo(settings: Settings, options: argparse.Namespace) -> None:
             signal.signal(number, signal.SIG_IGN)
         connection.commit()
         _analyze(connection)
-    _tell(past, options, time.monotonic() - started)
+    _report(dataset, options, time.monotonic() - started)
 
 
 def _analyze(connection: psycopg2.extensions.connection) -> None:
@@ -185,7 +185,7 @@ def _confirm_removal(cursor: psycopg2.extensions.cursor, options: argparse.Names
         sys.exit(1)
 
 
-def _past(cursor: psycopg2.extensions.cursor, settings: Settings, options: argparse.Namespace) -> Past:
+def _dataset(cursor: psycopg2.extensions.cursor, settings: Settings, options: argparse.Namespace) -> Dataset:
     """Return what is to be added, made so that it meets nothing that is there."""
     cursor.execute(r"SELECT max(substring(email_key FROM '\.(\d+)@example\.com$')::numeric) FROM users")
     (used,) = cursor.fetchone()
@@ -197,7 +197,7 @@ def _past(cursor: psycopg2.extensions.cursor, settings: Settings, options: argpa
     # One hash for all, because a real one each takes longer than everything else. Its salt follows from the seed:
     # a password that is printed has nothing to hide.
     salt = hashlib.sha256(options.seed.encode()).digest()[:16]
-    return Past(
+    return Dataset(
         users=options.users,
         orders=options.orders,
         seed=options.seed,
@@ -262,10 +262,10 @@ def _rate(done: int, started: float) -> str:
     return f"{done / (time.monotonic() - started):,.0f}/s"
 
 
-def _tell(past: Past, options: argparse.Namespace, seconds: float) -> None:
+def _report(dataset: Dataset, options: argparse.Namespace, seconds: float) -> None:
     print(f"Added {_counted(options.users, options.orders)} in {seconds:.1f} s.")
     print(f"Each of the users logs in with the password: {PASSWORD}")
-    for account in past.accounts:
+    for account in dataset.accounts:
         print(f"  {account.email}  ({account.role}, orders: {account.orders:,})")
 
 

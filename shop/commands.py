@@ -16,7 +16,14 @@ from shop.domain.orders import STATUSES
 from shop.embedded.server import EmbeddedError
 from shop.errors import UserNotFound
 from shop.serving import logs
-from shop.serving.server import OwnerLeft, PortInUse, WorkersDied, check_before_serving, serve, with_database
+from shop.serving.server import (
+    EmbeddedDatabaseStopped,
+    PortInUse,
+    WorkersDied,
+    check_before_serving,
+    serve,
+    with_database,
+)
 from shop.settings import MIN_KEY_BYTES, Settings, SettingsError, unused_variables
 from shop.storage import database, migrations
 
@@ -55,7 +62,14 @@ def run(options: argparse.Namespace) -> int:
     """
     try:
         _run(options)
-    except (EmbeddedError, OwnerLeft, PortInUse, SettingsError, WorkersDied, migrations.CannotMigrate) as error:
+    except (
+        EmbeddedError,
+        EmbeddedDatabaseStopped,
+        PortInUse,
+        SettingsError,
+        WorkersDied,
+        migrations.CannotMigrate,
+    ) as error:
         return _refuse(str(error), FAILURE if isinstance(error, WorkersDied) else USAGE_ERROR)
     except CommandRefused as error:
         return _refuse(str(error), error.status)
@@ -76,7 +90,7 @@ def _run(options: argparse.Namespace) -> None:
     """Run the command, and again when the database that it had joined was stopped by its owner: all bear that."""
     command = _COMMANDS[options.run]
     for _ in range(ATTEMPTS - 1):
-        with contextlib.suppress(OwnerLeft):
+        with contextlib.suppress(EmbeddedDatabaseStopped):
             command(options)
             return
     command(options)
@@ -97,7 +111,7 @@ def _serve(options: argparse.Namespace) -> None:
     # Until the server takes over the signals, SIGTERM ends the command as Ctrl-C does: in order.
     signal.signal(signal.SIGTERM, _interrupt)
     with with_database(settings, join=False) as complete:
-        _migrate_and_tell(complete)
+        _migrate_and_report(complete)
         serve(complete, on_ready=lambda url: _announce(complete, url))
     _say("stopped")
 
@@ -111,7 +125,7 @@ def _migrate(options: argparse.Namespace) -> None:
     settings = Settings.load(data_dir=options.data_dir)
     with with_database(settings, join=True) as complete:
         if not options.status:
-            _migrate_and_tell(complete)
+            _migrate_and_report(complete)
             return
         for migration in migrations.status(_url(complete)):
             when = f"applied {migration.applied:%Y-%m-%d %H:%M:%S}" if migration.applied else "pending"
@@ -183,7 +197,7 @@ def _openapi(options: argparse.Namespace) -> None:
         options.output.write_text(text, "utf-8")
 
 
-def _migrate_and_tell(settings: Settings) -> None:
+def _migrate_and_report(settings: Settings) -> None:
     applied = migrations.migrate(_url(settings))
     _say(f"applied {', '.join(applied)}" if applied else "the database is up to date")
 

@@ -21,7 +21,7 @@ CHECKS: Options = {
     "verify_nbf": False,
 }
 # How many verified tokens are remembered: some 10 MB in each worker process, and one is back in place after one check.
-REMEMBERED = 10_000
+CACHE_SIZE = 10_000
 
 
 class Actor(NamedTuple):
@@ -126,7 +126,7 @@ class Tokens:
 
     def _remember(self, token: str, actor: Actor, expires: datetime) -> None:
         with self._remembering:
-            if len(self._verified) >= REMEMBERED:
+            if len(self._verified) >= CACHE_SIZE:
                 # The one that came first; looking for the one that was used last would cost more than it saves.
                 self._verified.pop(next(iter(self._verified)), None)
             self._verified[token] = actor, expires

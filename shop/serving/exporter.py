@@ -1,4 +1,4 @@
-"""The port for Prometheus: the server process answers there, also while all threads of the workers are busy."""
+"""The metrics port. The server process answers there, even while all threads of the workers are busy."""
 
 import fcntl
 import os
@@ -11,15 +11,15 @@ from pathlib import Path
 from shop.settings import Settings
 
 PREFIX = "shop-metrics-"
-# Files in memory. A read-only container can write there, too. Where it is missing, the temporary directory is used.
+# Files in memory, which a read-only container can write, too. If it is missing, the temporary directory is used.
 SHARED_MEMORY = "/dev/shm"  # noqa: S108 - Each server makes a private folder there.
 
 
 @contextmanager
 def exported(settings: Settings) -> Iterator[None]:
-    """Serve the metrics for the duration of the block, if the settings name a port for them.
+    """Serve the metrics for the duration of the block, if the settings have a metrics port.
 
-    Workers that are started in the block write their metrics to a shared folder, which the environment names.
+    Workers that are started in the block find the shared folder for their metrics in the environment.
 
     Raises:
         OSError: The address cannot be bound.
@@ -29,7 +29,7 @@ def exported(settings: Settings) -> Iterator[None]:
         return
     with shared_folder() as folder:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
-        # Only now: the library reads the variable when it is imported.
+        # Imported here: the library reads the variable when it is imported.
         from prometheus_client import start_http_server  # noqa: PLC0415
 
         from shop.serving.metrics import server_registry  # noqa: PLC0415

@@ -17,7 +17,7 @@ import orjson
 from shop.settings import Settings
 
 STDERR = 2
-# POSIX keeps writes of several processes to one pipe apart up to PIPE_BUF bytes, which is 4096 on Linux.
+# Writes of several processes to one pipe do not mix up to PIPE_BUF bytes (POSIX), which is 4096 on Linux.
 LONGEST_LINE = 4096
 LONGEST_TEXT = 1000
 CUT = " … "
@@ -29,12 +29,12 @@ _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) i
 
 
 class _CurrentRequest(threading.local):
-    """What the log knows about the request that this thread serves.
+    """Facts for the log about the request that this thread serves.
 
     Attributes:
         request_id: Its id; None while the thread serves no request.
         statements: The number of its SQL statements so far.
-        seconds: The time that they took.
+        seconds: The total time of these statements.
     """
 
     request_id: str | None = None
@@ -71,7 +71,7 @@ class LogWriter:
         try:
             os.write(self._descriptor, line)
         except OSError:
-            # The reader of the log has gone. Requests are served nevertheless.
+            # The reader of the log has gone. Requests are still served.
             return
 
 

@@ -21,7 +21,7 @@ from shop import __version__
 # Method, template of the path (None for an unknown path), status.
 Kind = tuple[str, str | None, int]
 
-# In seconds. A read takes one or two milliseconds, a login some thirty, and a statement ten seconds at most.
+# In seconds. A read takes one or two milliseconds, a login about thirty, and a statement at most ten seconds.
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 # How often a worker writes its busy threads and open connections, in seconds.
@@ -32,7 +32,7 @@ class Metrics:
     """The metrics of one worker process.
 
     Attributes:
-        registry: Knows all of them; without the multiprocess mode it has their values, too.
+        registry: Has all metrics; without the multiprocess mode it has their values, too.
         slow_statements: Statements that took `SHOP_SLOW_QUERY_MS` or longer.
         hashing_requests: Logins and registrations in progress.
     """
@@ -55,7 +55,7 @@ class Metrics:
         self.hashing_requests = self._gauge("shop_hashing_requests", "Logins and registrations in progress")
         self._gauge("shop_workers", "Worker processes that are running").set(1)
         Counter("shop_worker_starts", "Worker processes that were started", registry=self.registry).inc()
-        # Looking up a series by its three labels costs as much as counting in it.
+        # A cache: looking up a series by its three labels costs as much as counting in it.
         self._series: dict[Kind, Histogram] = {}
         self._in_progress: list[None] = []
         self._connections: set[ref[Any]] = set()
@@ -119,10 +119,10 @@ class Metrics:
 
 
 def server_registry(folder: Path) -> CollectorRegistry:
-    """Return what the server process serves: the sums over its workers, and metrics of its own.
+    """Return the metrics that the server process serves: the sums over its workers, and its own.
 
     Args:
-        folder: The one that the workers write to.
+        folder: The workers write to it.
     """
     registry = CollectorRegistry()
     Info("shop", "The version that is running", registry=registry).info({"version": __version__})
@@ -132,13 +132,13 @@ def server_registry(folder: Path) -> CollectorRegistry:
 
 
 class WorkerTotals(Collector):
-    """Sums over all workers of a folder, also over those that have ended.
+    """Sums over all workers, including those that have ended.
 
     The library keeps the files of ended workers. Here they are added to a sum in memory and removed, because a full
     ``/dev/shm`` would kill the workers that write to it.
 
     Args:
-        folder: The one that the workers write to.
+        folder: The workers write to it.
     """
 
     def __init__(self, folder: Path) -> None:

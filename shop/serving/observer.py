@@ -1,4 +1,4 @@
-"""What the service notes about every request: a line in the log, metrics, and slow statements."""
+"""The request observer: a log line and metrics for each request, and the log of slow statements."""
 
 import logging
 from time import perf_counter
@@ -23,14 +23,14 @@ class _Level(NamedTuple):
 
 
 _INFO = _Level("info", logging.INFO)
-# A 503 is no bug. It ends by itself, or with the outage.
+# A 503 is not a bug: it ends when the load or the outage ends.
 _LEVELS = {500: _Level("error", logging.ERROR), 503: _Level("warning", logging.WARNING)}
 
 
 class RequestObserver(Observer):
     """Logs and counts the requests and statements of this process.
 
-    Every request pays for what is done here, so it is written to be quick.
+    Its cost is added to every request, so it is optimized.
 
     Args:
         writer: Writes the log.
@@ -46,7 +46,7 @@ class RequestObserver(Observer):
         self._proxies = proxies
         self._slow = slow_query_ms / 1000 or float("inf")
 
-        database.query_hooks.append(self._note_statement)
+        database.query_hooks.append(self._count_statement)
         if metrics:
             database.connection_hooks.append(metrics.add_connection)
 
@@ -83,7 +83,7 @@ class RequestObserver(Observer):
         if self._metrics:
             self._metrics.hashing_requests.inc(change)
 
-    def _note_statement(self, event: Any) -> None:
+    def _count_statement(self, event: Any) -> None:
         current_request.statements += not is_prepare(event.sql)
         current_request.seconds += event.duration
         if event.duration >= self._slow:
@@ -105,7 +105,7 @@ class RequestObserver(Observer):
             {
                 "request_id": context.request_id,
                 "method": request.method,
-                # Never the path: it would show readers of the log whose orders somebody looks at.
+                # Not the path: it contains ids of users and orders.
                 "route": request.uri_template,
                 "status": status,
                 "code": context.problem,

@@ -1,4 +1,4 @@
-"""The address of the client behind trusted proxies. It is only logged; nothing is decided by it.
+"""The address of the client behind trusted proxies, for the log only.
 
 Every client can send ``X-Forwarded-For``, so only the addresses that trusted proxies appended are believed.
 ``Forwarded`` (RFC 7239) is ignored: a proxy that sets one of the two headers passes the other one on unchanged.
@@ -11,9 +11,9 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from shop.settings import Network
 
 # How many headers are cached with their client; each client sends the same header in every request.
-REMEMBERED = 1024
+CACHE_SIZE = 1024
 # How many characters at the end of the header are parsed: more than any chain of proxies writes.
-LONGEST = 1024
+MAX_HEADER_LENGTH = 1024
 
 
 class Proxies:
@@ -25,7 +25,7 @@ class Proxies:
 
     def __init__(self, trusted: Sequence[Network]) -> None:
         self._trusted = tuple(trusted)
-        self._found = lru_cache(REMEMBERED)(self._find)
+        self._found = lru_cache(CACHE_SIZE)(self._find)
 
     def client(self, peer: str, forwarded_for: str | None) -> str:
         """Return the address of the client: the rightmost address that is not a trusted proxy.
@@ -36,9 +36,9 @@ class Proxies:
         """
         if not self._trusted or not forwarded_for or not self._trusts(_parsed(peer)):
             return peer
-        if len(forwarded_for) > LONGEST:
+        if len(forwarded_for) > MAX_HEADER_LENGTH:
             # The cut may have split an address, so the first one is dropped.
-            forwarded_for = forwarded_for[-LONGEST:].partition(",")[2]
+            forwarded_for = forwarded_for[-MAX_HEADER_LENGTH:].partition(",")[2]
         return self._found(peer, forwarded_for)
 
     def _trusts(self, address: IPv4Address | IPv6Address | None) -> bool:

@@ -1,4 +1,4 @@
-"""Running the service: the database it starts when it is given none, and the worker processes."""
+"""The server process: it starts the embedded database if no other is configured, and the workers."""
 
 import ctypes
 import logging
@@ -25,83 +25,82 @@ from shop.serving.exporter import exported
 from shop.settings import MIN_KEY_BYTES, Settings, SettingsError
 from shop.storage import database
 
-# Requests in flight get this long to end when a worker is told to stop, in seconds.
+# Timeout of requests in progress when a worker stops, in seconds.
 GRACE = 15
-# Connections that a worker accepts, idle ones included: well below the 1024 files that a process may usually open. If
-# all of them send at once, the last waits for 511 answers, half a second of work.
+# Connections that a worker accepts, idle ones included: well below 1024, the usual limit of open files. If all of them
+# send a request at once, the last one waits for half a second.
 CONNECTIONS = 512
-# Connections that wait to be accepted, for all workers.
+# Connections of all workers that wait in the kernel to be accepted.
 BACKLOG = 1024
-# A thread without work ends after so many seconds, granian's most: its database connection ends with it, and the next
-# would have to connect and prepare again.
+# An idle thread ends after this many seconds. This is granian's maximum: a new thread costs more than an idle one.
 THREAD_IDLE = 600
-# What PostgreSQL says when it is shut down: nothing, or admin_shutdown.
+# SQLSTATEs of a statement whose server was shut down: none, or admin_shutdown.
 CONNECTION_LOST = (None, "57P01")
-# How often the server is told again to stop, in seconds; see `_stop_on_signal`.
-REMINDER = 0.2
-# How often somebody who drains looks whether to go on at once, in seconds.
-IMPATIENCE = 0.05
-# Granian's own records go where all others go: to the handler of the root.
+# How often the request to stop is repeated; see `_stop_on_signal`.
+STOP_RETRY_SECONDS = 0.2
+# How often a draining server looks for a second signal.
+DRAIN_POLL_SECONDS = 0.05
+# Granian's records go to the handler of the root logger, like all others.
 GRANIAN_LOG = {
     "formatters": {},
     "handlers": {},
-    "filters": {"true": {"()": "shop.serving.server.OnlyTrue"}},
-    "loggers": {"_granian": {"handlers": [], "filters": ["true"], "propagate": True}},
+    "filters": {"misleading": {"()": "shop.serving.server.MisleadingRecords"}},
+    "loggers": {"_granian": {"handlers": [], "filters": ["misleading"], "propagate": True}},
 }
 
 
-class OnlyTrue(logging.Filter):
-    """Keeps records of granian's that would alarm somebody for nothing."""
+class MisleadingRecords(logging.Filter):
+    """Drops records of granian that report a problem where there is none."""
 
     def __init__(self) -> None:
         super().__init__()
         self._stopping = float("inf")
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Tell whether `record` is to be logged."""
+        """Tell whether to log `record`."""
         message = record.getMessage()
         if message.startswith("Shutting down"):
             self._stopping = time.monotonic()
         if "refused to gracefully stop" in message:
-            # It looks whether a worker lives while another of its threads waits for it, and may not see that it ended.
+            # Two threads of granian wait for a worker. One of them may not notice that it has ended, and complain.
             return time.monotonic() >= self._stopping + GRACE
-        # It advises fewer threads than are chosen here, at each start: they wait for the database most of the time.
+        # Granian recommends fewer threads. Ours wait for the database and for password hashes most of the time.
         return "Python threads, which seems" not in message
 
 
 class PortInUse(Exception):
-    """Somebody listens at the address already; the text is a sentence for a person."""
+    """Another process listens at the address."""
 
 
-class OwnerLeft(Exception):
-    """The embedded database was stopped under a command by the process that ran it; the command can be run again."""
+class EmbeddedDatabaseStopped(Exception):
+    """The process that ran the embedded database has stopped it. The command can be repeated."""
 
     def __init__(self) -> None:
         super().__init__("the embedded database was stopped by the process that ran it; please try again")
 
 
 class WorkersDied(Exception):
-    """Worker processes died again and again, and the service has stopped; whoever runs it may start it again."""
+    """Worker processes died repeatedly, so the service has stopped. It can be restarted."""
 
     def __init__(self) -> None:
-        super().__init__("worker processes died again and again, so the service has stopped")
+        super().__init__("worker processes died repeatedly, so the service has stopped")
 
 
 @contextmanager
 def with_database(settings: Settings, *, join: bool) -> Iterator[Settings]:
-    """Yield `settings` with a database: the one they name, or the embedded one, which runs until the block ends.
+    """Yield `settings` completed with a database. Without a URL, run the embedded database during the block.
 
-    With the embedded database they also have its data directory and a secret key. A missing key is made once and kept
-    in the data directory.
+    The embedded database also sets the data directory and the secret key. A missing key is generated once and saved in
+    the data directory.
 
     Args:
         settings: As the operator gave them.
-        join: Whether to use an embedded database that another process runs, instead of refusing.
+        join: Whether to use an embedded database that another process runs. Otherwise that is an error.
 
     Raises:
-        shop.embedded.server.EmbeddedError: The embedded database cannot run, or runs for another process.
-        OwnerLeft: That process has ended, and the database with it, while it was in use here.
-        SettingsError: The kept key cannot be read or is too short.
+        shop.embedded.server.EmbeddedError: The embedded database cannot run, or another process runs it.
+        EmbeddedDatabaseStopped: The process that ran the embedded database stopped it during the block.
+        SettingsError: The saved key cannot be read or is too short.
     """
     if settings.database_url is not None:
         yield settings
@@ -113,27 +112,27 @@ def with_database(settings: Settings, *, join: bool) -> Iterator[Settings]:
             update={
                 "data_dir": embedded.home,
                 "database_url": SecretStr(embedded.url),
-                "secret_key": settings.secret_key or SecretStr(_kept_key(embedded.home / "secret-key")),
+                "secret_key": settings.secret_key or SecretStr(_saved_key(embedded.home / "secret-key")),
             }
         )
     except database.Error as error:
         if embedded.joined and database.sqlstate(error) in CONNECTION_LOST:
-            raise OwnerLeft from error
+            raise EmbeddedDatabaseStopped from error
         raise
     finally:
         embedded.stop()
 
 
 def check_before_serving(settings: Settings) -> None:
-    """Refuse what would fail later, in worker processes or unseen.
+    """Raise errors now that would otherwise appear in worker processes, or not at all.
 
     Raises:
-        SettingsError: A database is named, but no secret key.
+        SettingsError: There is a database URL, but no secret key.
         PortInUse: The port is taken.
     """
     if settings.database_url is not None and settings.secret_key is None:
         raise SettingsError("SHOP_SECRET_KEY is required beside SHOP_DATABASE_URL")
-    # The server's own sockets share a port silently (SO_REUSEPORT); this one would not.
+    # Granian sets SO_REUSEPORT, so its workers would share the port with another process without an error.
     with _listening(settings.given_as("host"), settings.host, settings.port, "--port"):
         if settings.metrics_port is not None:
             with _listening("SHOP_METRICS_HOST", settings.metrics_host, settings.metrics_port, "SHOP_METRICS_PORT"):
@@ -142,11 +141,11 @@ def check_before_serving(settings: Settings) -> None:
 
 @contextmanager
 def _listening(variable: str, host: str, port: int, option: str) -> Iterator[None]:
-    """Have an address taken meanwhile.
+    """Bind the address for the duration of the block.
 
     Raises:
-        SettingsError: The host, which comes from `variable`, is no address of this machine.
-        PortInUse: The port, which comes from `option`, is taken.
+        SettingsError: The host, which `variable` has set, is not an address of this machine.
+        PortInUse: Another process listens at the port, which `option` can change.
     """
     family, kind, protocol, _, address = _resolve(host, port, variable)
     with socket.socket(family, kind, protocol) as probe:
@@ -161,10 +160,10 @@ def _listening(variable: str, host: str, port: int, option: str) -> Iterator[Non
 
 
 def make_server(settings: Settings) -> Any:
-    """Return the HTTP server as the service runs it; what it serves is for the caller to load.
+    """Return the HTTP server, configured; the caller loads the application.
 
-    Requests that find no free thread wait in a queue that granian does not bound. Granian bounds connections, each with
-    one request at a time: a worker accepts `CONNECTIONS`, `BACKLOG` more wait in the kernel, and others are not let in.
+    While all threads are busy, requests wait in granian's queue. The number of connections limits its length, because
+    each has one request at a time: a worker accepts `CONNECTIONS`, and `BACKLOG` more wait in the kernel.
     """
     return Granian(
         "shop.app:create_app",
@@ -186,22 +185,21 @@ def make_server(settings: Settings) -> Any:
 
 
 def serve(settings: Settings, *, on_ready: Callable[[str], None]) -> None:
-    """Serve until SIGINT, SIGTERM or SIGHUP, then let requests in flight end. The three stay blocked afterwards.
+    """Serve until SIGINT, SIGTERM or SIGHUP, then finish the requests in progress. The signals stay blocked.
 
-    Between the signal and the end it drains for `settings.drain_seconds`: it serves as before, but ``/readyz`` answers
-    503, and each answer closes its connection, so that clients go elsewhere before there is nobody here to connect to.
-    A second signal ends that.
+    After the signal the service drains for `settings.drain_seconds`: it still serves, but ``/readyz`` answers 503 and
+    each response closes its connection. So load balancers choose another instance in time. A second signal ends this.
 
     Args:
         settings: Complete: with database URL and secret key.
-        on_ready: Called with the address as a URL once it is answered.
+        on_ready: Called with the URL of the service as soon as it accepts connections.
 
     Raises:
-        WorkersDied: Worker processes died faster than it is any use to replace them.
+        WorkersDied: A worker died within seconds of replacing another that had died.
     """
     server = make_server(settings)
-    # A thread waits for the signals. In a handler, granian would take the lock of the very event that its main thread
-    # is about to wait for, and hang. The workers inherit the blocked signals, see `shop.serving.worker`.
+    # A thread waits for the signals, because granian's own signal handler can deadlock: it takes the lock of the event
+    # that its main thread waits for. The workers inherit the blocked signals, see `shop.serving.worker`.
     stopping = _stop_signals()
     signal.pthread_sigmask(signal.SIG_BLOCK, stopping)
     draining = RawValue(ctypes.c_bool, False)  # shared with the workers
@@ -209,51 +207,51 @@ def serve(settings: Settings, *, on_ready: Callable[[str], None]) -> None:
     threading.Thread(target=_stop_on_signal, args=(server, stopping, drain), daemon=True).start()
     threading.Thread(target=_announce, args=(settings, on_ready), daemon=True).start()
     try:
-        # Only now: the signals are to be blocked in the threads that serve the metrics too.
+        # After the signals are blocked: the threads that serve the metrics inherit that.
         with exported(settings):
             server.serve(target_loader=partial(_worker_app, settings, draining), wrap_loader=False)
     except SystemExit as ended:
-        # Some process managers signal the workers too. A worker that is quicker than the server is no failure then.
-        # Otherwise one has died within seconds of replacing one that had died: granian gives up.
+        # Some process managers signal the workers too, and a worker may stop before the server does. Without a signal,
+        # granian has given up because a worker died soon after it had replaced another.
         if not (server.interrupt_signal or draining.value):
             raise WorkersDied from ended
 
 
 def _stop_signals() -> set[signal.Signals]:
-    """Return the signals that stop the service; SIGHUP, of a terminal that closes, only without `nohup`."""
+    """Return the signals that stop the service. SIGHUP, sent when a terminal closes, is not one under `nohup`."""
     ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     return {signal.SIGINT, signal.SIGTERM} | (set() if ignored else {signal.SIGHUP})
 
 
 def _stop_on_signal(server: Any, stopping: set[signal.Signals], drain: Callable[[], None]) -> None:
-    """Wait for one of the signals `stopping`, drain, then tell the server until it is gone."""
+    """Wait for one of the signals `stopping`, drain, then ask the server to stop until this process ends."""
     signal.sigwait(stopping)
     drain()
     pause = threading.Event()
     while True:
-        # When a worker ends at that moment, granian clears the event without another look at what it stood for.
+        # Repeated, because granian loses the request if a worker ends at the same moment.
         server.signal_handler_interrupt()
-        pause.wait(REMINDER)
+        pause.wait(STOP_RETRY_SECONDS)
 
 
 def _drain(draining: Any, seconds: int, stopping: set[signal.Signals]) -> None:
-    """Have the workers send clients away for `seconds`, or until there is another signal of `stopping`."""
+    """Drain for `seconds`, or until another signal of `stopping` arrives."""
     draining.value = True
     end, pause = time.monotonic() + seconds, threading.Event()
     while time.monotonic() < end and not signal.sigpending() & stopping:
-        pause.wait(IMPATIENCE)
+        pause.wait(DRAIN_POLL_SECONDS)
 
 
 def _worker_app(settings: Settings, draining: Any) -> Callable[..., Any]:
-    """Make what a worker process serves, in that process."""
-    # The server process serves nothing itself: it would take twice as long to start.
+    """Make the application, in a worker process."""
+    # The server process does not need the application, and starts twice as fast without it.
     from shop.serving.worker import make_app  # noqa: PLC0415
 
     return make_app(settings, draining)
 
 
 def _announce(settings: Settings, on_ready: Callable[[str], None]) -> None:
-    """Wait until the address accepts connections; the workers bind it one by one."""
+    """Call `on_ready` as soon as a worker accepts connections."""
     *_, address = _resolve(settings.host, settings.port)
     pause = threading.Event()
     while True:
@@ -273,22 +271,24 @@ def _resolve(host: str, port: int, variable: str = "SHOP_HOST") -> Any:
         raise SettingsError(f"{variable} {host!r} is not an address of this machine") from error
 
 
-def _kept_key(path: Path) -> str:
-    """Return the secret key kept at `path`, made when there is none.
+def _saved_key(path: Path) -> str:
+    """Return the secret key saved at `path`; generate it if there is none.
 
     Raises:
         SettingsError: The key cannot be read, or it is too short.
     """
     try:
-        key = _read_or_make(path)
+        key = _read_or_generate(path)
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"the secret key {path} cannot be read: {error}") from error
     if len(key.encode()) < MIN_KEY_BYTES:
-        raise SettingsError(f"{path} has to hold a key of {MIN_KEY_BYTES} bytes or more; without it one is made")
+        raise SettingsError(
+            f"the secret key in {path} must have at least {MIN_KEY_BYTES} bytes; remove the file to get a new one"
+        )
     return key
 
 
-def _read_or_make(path: Path) -> str:
+def _read_or_generate(path: Path) -> str:
     if not path.exists():
         draft = path.with_name(f"{path.name}.{os.getpid()}")
         with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
@@ -296,7 +296,7 @@ def _read_or_make(path: Path) -> str:
             file.flush()
             os.fsync(file.fileno())
         try:
-            # Unlike a rename, a link never replaces the key that another process has just made.
+            # Unlike a rename, a link does not replace a key that another process has saved meanwhile.
             os.link(draft, path)
         except FileExistsError:
             pass

@@ -1,4 +1,4 @@
-"""A worker process of the server: the application, and how the process ends."""
+"""A worker process: it makes the application, and stops on a signal or when the server process has ended."""
 
 import os
 import signal
@@ -16,20 +16,21 @@ from shop.settings import PREFIX, Settings
 if TYPE_CHECKING:
     from shop.serving.metrics import Metrics
 
-# Variables with these names and prefixes describe a request (PEP 3333), so one of the process would look like a header.
+# Granian copies environment variables into each WSGI environment. With these prefixes they would look like headers and
+# other facts of a request (PEP 3333); ours hold secrets.
 _OF_REQUESTS = (PREFIX, "HTTP_", "CONTENT_", "REQUEST_", "RAW_URI", "wsgi.")
 
 
 def make_app(settings: Settings, draining: Any) -> Callable[..., Any]:
-    """Return the application that this worker process serves.
+    """Return the application of this worker process.
 
     Args:
         settings: Complete: with database URL and secret key.
-        draining: Shared by all processes of the server; its value says whether clients are sent away.
+        draining: Shared by all processes; its value tells whether the service is draining.
     """
     _clean_environment()
     writer = logs.configure(settings)
-    # The handler inherited from the server would swallow the signal; see `_stop_on_signal`.
+    # The handler that is inherited from the server would ignore the signal; see `_stop_on_signal`.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_stop_on_signal, daemon=True).start()
     threading.Thread(target=_stop_with_parent, daemon=True).start()
@@ -43,10 +44,9 @@ def make_app(settings: Settings, draining: Any) -> Callable[..., Any]:
 
 
 def _clean_environment() -> None:
-    """Remove from this process's environment the secrets, and what would change requests.
+    """Remove the secrets, and what would look like a part of a request, from the environment.
 
-    Granian copies the whole environment into the WSGI environment of every request, once this worker has its
-    application. The settings have been read by then.
+    The settings have been read by now. Granian copies the environment after this.
     """
     for name in [name for name in os.environ if name.startswith(_OF_REQUESTS)]:
         del os.environ[name]
@@ -61,24 +61,23 @@ def _start_metrics() -> "Metrics":
 
 
 def _stop_on_signal() -> None:
-    """End this worker in order at SIGTERM, by which the server stops it.
+    """Stop this worker after its requests when the server sends SIGTERM.
 
-    The signals that stop the service stay blocked in all threads, as the server had them when it made this process. A
-    terminal's Ctrl-C goes to all processes, and is for the server alone. Of SIGTERM granian would learn in a handler:
-    the system may deliver it to any thread that does not block it, one that is just being made for instance, but Python
-    runs handlers in the main thread, which goes on waiting when it is another that was interrupted.
+    All threads inherit the blocked signals of the server process. So a terminal's Ctrl-C, which goes to all processes,
+    stops only the server. A thread waits for SIGTERM instead of a handler: the kernel may deliver the signal to any
+    thread, but Python runs handlers in the main thread only, which may go on waiting.
     """
     signal.sigwait({signal.SIGTERM})
     stop = signal.getsignal(signal.SIGTERM)
     if callable(stop):
         stop(signal.SIGTERM, None)
     else:
-        # Granian has not set its handler yet, so there is nothing in flight.
+        # Granian has not set its handler yet, so no request is in progress.
         os._exit(0)
 
 
 def _stop_with_parent() -> None:
-    """End this worker when the server process has gone without a word: it would keep the port."""
+    """Stop this worker when the server process was killed: an orphan would keep the port."""
     parent = parent_process()
     if parent is not None:
         connection.wait([parent.sentinel])

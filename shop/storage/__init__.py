@@ -1,1 +1,1 @@
-"""How rows reach PostgreSQL: connections, compiled statements and migrations."""
+"""PostgreSQL: connections and their pool, timeouts, compiled statements and migrations."""

@@ -1,8 +1,8 @@
-"""The database: statements that are compiled once, prepared once a connection, and sent through Peewee.
+"""The database: runs compiled statements through Peewee, prepared once per connection, on a pool of connections.
 
-Each statement takes a session from the pool of its process for as long as it runs. So a request that waits for
-something else, such as a password hash, holds no connection, and a process has few connections however many threads
-it has. A thread that connects by itself (`connect`, `atomic`, Peewee's own queries) keeps its session until `close`.
+Each statement takes a session from the pool of its process and gives it back at its end. So a request that waits for a
+password hash holds no connection, and a process needs fewer connections than threads. A thread that connects itself
+(`connect`, `atomic`, Peewee's own queries) keeps its session until `close`.
 """
 
 import math
@@ -22,22 +22,21 @@ from psycopg2.extras import register_default_jsonb
 from shop import exactjson
 from shop.settings import Settings
 from shop.storage.sessions import Session, SessionPool
-from shop.storage.stalls import ConnectGate, StatementWatch
 from shop.storage.statements import Statement
+from shop.storage.timeouts import ConnectBreaker, StatementTimeout
 
 Row = tuple[Any, ...]
-# What `shop.app` maps to a response: whatever Peewee and the driver below it raise.
+# The base class of all exceptions of Peewee, which include those of the driver.
 Error = PeeweeException
 FOREIGN_KEY_VIOLATION = "23503"
 READ_ONLY_TRANSACTION = "25006"
 UNDEFINED_TABLE = "42P01"
 _SERVER_FAILURE = "XX"
-# PostgreSQL's codes for a prepared statement that is gone (DISCARD ALL), or whose table has changed since.
+# SQLSTATEs of a prepared statement that is gone (DISCARD ALL), or whose table has changed.
 _OUTDATED = ("26000", "0A000")
-# PostgreSQL's codes for a statement that it rolled back because of another one: serialization_failure and
-# deadlock_detected.
+# SQLSTATEs of a rollback because of another transaction: serialization_failure and deadlock_detected.
 _ROLLED_BACK = ("40001", "40P01")
-# How often a statement is sent at most.
+# A statement is sent once and retried twice at most.
 _ATTEMPTS = 3
 _UUID_OID = 2950
 _UUID_AS_TEXT = new_type((_UUID_OID,), "UUID", UNICODE)
@@ -53,15 +52,15 @@ class Database(PostgresqlDatabase):
 
     prepares = True
     connection_hooks: ClassVar[list[Callable[[connection], None]]] = []
-    _state: Any  # Peewee's, of the calling thread: its connection and its transactions.
+    _state: Any  # Peewee's state of the calling thread: its connection and its transactions.
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._here = threading.local()
-        self._use(size=1, patience=1, statement_timeout=math.inf)
+        self._use(size=1, pool_timeout=1, statement_timeout=math.inf)
 
     def configure(self, settings: Settings) -> None:
-        """Say where the database is; nothing is connected yet.
+        """Use the database of `settings`; the first statement connects to it.
 
         Raises:
             ValueError: `settings` has no database URL.
@@ -72,31 +71,31 @@ class Database(PostgresqlDatabase):
         self.prepares = settings.prepared_statements
         self._use(
             size=settings.database_connections,
-            patience=settings.connect_timeout,
+            pool_timeout=settings.connect_timeout,
             statement_timeout=settings.statement_timeout,
         )
         self.init(settings.database_url.get_secret_value(), **connect_options(settings))
 
-    def _use(self, *, size: int, patience: float, statement_timeout: float) -> None:
+    def _use(self, *, size: int, pool_timeout: float, statement_timeout: float) -> None:
         self._size = size
         self._pool = SessionPool(self._open, size)
-        # A statement holds one of these while it runs. The queue is written in C: a semaphore costs ten times as much.
+        # A statement takes one while it runs. This queue is written in C; a semaphore would be ten times as slow.
         self._permits: SimpleQueue[None] = SimpleQueue()
         for _ in range(size):
             self._permits.put(None)
-        self._patience = patience
-        self._gate = ConnectGate()
-        self._watch = StatementWatch(statement_timeout, self._gate)
+        self._pool_timeout = pool_timeout
+        self._breaker = ConnectBreaker()
+        self._timeout = StatementTimeout(statement_timeout, self._breaker)
 
     def rows(self, statement: Statement, **values: object) -> list[Row]:
         """Run `statement` with a value for each of its slots and return its rows.
 
-        Outside a transaction the statement is sent again, twice at most, if that is safe: a SELECT whose connection
-        was lost (on a new connection), and any statement that PostgreSQL refused because the prepared statement was out
-        of date, or rolled back because of another transaction (a deadlock).
+        Outside a transaction it is retried, at most twice, where a retry is safe: a SELECT whose connection was lost,
+        on a new connection; any statement that was rolled back because of another transaction (a deadlock), or whose
+        prepared statement was out of date.
 
         Raises:
-            Error: Peewee's exception for what PostgreSQL or the driver said; see `is_outage`.
+            Error: The statement failed, or no connection was free before the timeout; see `is_outage`.
         """
         parameters = statement.bind(values)
         attempt = 1
@@ -104,7 +103,7 @@ class Database(PostgresqlDatabase):
             try:
                 return self._run(statement, parameters, fresh=attempt > 1 and statement.repeatable)
             except Error as error:
-                if attempt == _ATTEMPTS or not self._may_run_again(statement, error):
+                if attempt == _ATTEMPTS or not self._may_retry(statement, error):
                     raise
             attempt += 1
 
@@ -114,10 +113,10 @@ class Database(PostgresqlDatabase):
         return rows[0] if rows else None
 
     def ping(self) -> None:
-        """Ask the server for an answer.
+        """Check that the server answers.
 
         Raises:
-            Error: The server gave none.
+            Error: It does not.
         """
         self.rows(_PING)
 
@@ -130,12 +129,12 @@ class Database(PostgresqlDatabase):
                 return self._send(session, statement, parameters)
             self.close()
         try:
-            self._permits.get(timeout=self._patience)
+            self._permits.get(timeout=self._pool_timeout)
         except Empty:
             raise OperationalError("no database connection became free in time") from None
         try:
-            session = self._take(look=not statement.repeatable, fresh=fresh)
-            # What `connect` and `close` do, without their locks: every statement pays for this.
+            session = self._take(check_alive=not statement.repeatable, fresh=fresh)
+            # As `connect` and `close` do, but without their locks, whose cost every statement would pay.
             state.set_connection(session.connection)
             try:
                 return self._send(session, statement, parameters)
@@ -170,8 +169,8 @@ class Database(PostgresqlDatabase):
         execute = session.prepared[statement.name] = f"EXECUTE {name}{statement.arguments}"
         return execute
 
-    def _may_run_again(self, statement: Statement, error: PeeweeException) -> bool:
-        """Tell whether a statement that failed had no effect and may succeed now."""
+    def _may_retry(self, statement: Statement, error: PeeweeException) -> bool:
+        """Tell whether a retry of a failed statement is safe and may succeed."""
         if self.in_transaction():
             return False
         code = sqlstate(error)
@@ -180,15 +179,15 @@ class Database(PostgresqlDatabase):
         if code in _ROLLED_BACK:
             return True
         session: Session | None = self._here.session
-        # A read that waited for a silent server is not repeated: a second wait would exceed the time limit.
+        # No retry after a timeout: the request would wait for a silent server a second time.
         return statement.repeatable and session is not None and session.is_lost and not session.was_cut
 
-    # -- what Peewee calls, or its users ------------------------------------------------------------------------------
+    # -- overridden methods of Peewee ---------------------------------------------------------------------------------
 
     def connect(self, reuse_if_open: bool = False) -> bool:
-        """Connect this thread, as Peewee does; `close` gives the session back to the pool.
+        """Connect this thread, as in Peewee; `close` gives the session back to the pool.
 
-        The session is opened before Peewee takes its lock, so a server that does not answer delays no other thread.
+        The session is opened before Peewee takes its lock. So a silent server does not block other threads.
         """
         if self.is_closed() and not self.deferred:
             self._take()
@@ -218,21 +217,21 @@ class Database(PostgresqlDatabase):
     def _close(self, _conn: connection) -> None:
         self._give(self._here.session)
 
-    def _take(self, *, look: bool = True, fresh: bool = False) -> Session:
+    def _take(self, *, check_alive: bool = True, fresh: bool = False) -> Session:
         self._here.session = None
         with peewee_errors:
-            session = self._here.session = self._pool.take(look=look, fresh=fresh)
+            session = self._here.session = self._pool.take(check_alive=check_alive, fresh=fresh)
         return session
 
     def _give(self, session: Session) -> None:
         session.pool.give(session)
 
     def _open(self, pool: SessionPool) -> Session:
-        with self._gate.attempt():
+        with self._breaker.attempt():
             conn: connection = super()._connect()  # type: ignore[misc] # Not in Peewee's stubs.
         session = Session(conn, pool)
-        self._watch.add(session)
-        # PGTZ in the environment is stronger than the start-up options. The server reports the zone, so this is free.
+        self._timeout.add(session)
+        # PGTZ in the environment overrides the start-up options. The server reports the time zone, so this is free.
         if conn.get_parameter_status("TimeZone") != "UTC":
             with conn.cursor() as cursor:
                 cursor.execute("SET TimeZone TO 'UTC'")
@@ -245,23 +244,23 @@ class Database(PostgresqlDatabase):
 
 
 def connect_options(settings: Settings) -> dict[str, Any]:
-    """Return the driver's options of a connection, so that no database, role or environment changes an answer.
+    """Return the driver's options for a connection. They override defaults of the database, role and environment.
 
-    They travel in the start-up packet: a SET would cost a round trip a connection.
+    They are sent in the start-up packet, which saves a round trip per connection.
     """
     parameters = {
         "statement_timeout": f"{settings.statement_timeout}s",
         "lock_timeout": f"{settings.lock_timeout}s",
         "timezone": "UTC",
         "datestyle": "ISO",
-        # All statements go by an index whatever their values are, also while a table is small: plans are kept.
+        # Plans are cached, so each must use an index, even if it was made while the table was small.
         "enable_seqscan": "off",
-        # A page comes from the order of an index, and ends with it. Left the choice, PostgreSQL reads and sorts the
-        # whole history for each page of a status that it thinks few orders have.
+        # A page is read in the order of an index. Otherwise PostgreSQL reads and sorts a user's whole history if it
+        # expects few orders with the requested status.
         "enable_sort": "off",
-        # Before PostgreSQL 18, a sort that is switched off makes a plan seem so costly that it is compiled each time.
+        # Before PostgreSQL 18, a disabled sort makes a plan seem so expensive that each run compiles it.
         "jit": "off",
-        # A generic plan for all statements would save a little planning, but Citus refuses it.
+        # Forcing generic plans would save a little planning, but Citus rejects that.
         "plan_cache_mode": "auto",
     }
     return {
@@ -273,25 +272,24 @@ def connect_options(settings: Settings) -> dict[str, Any]:
 
 
 def sqlstate(error: Error) -> str | None:
-    """Return PostgreSQL's code for `error` (its appendix A), or None if the server gave none."""
+    """Return the SQLSTATE of `error` (PostgreSQL, appendix A), or None if it is not from the server."""
     code: str | None = getattr(getattr(error, "orig", None), "pgcode", None)
     return code
 
 
 def is_outage(error: Error) -> bool:
-    """Tell whether `error` means that the database cannot serve for now, so that trying again may help.
+    """Tell whether `error` is temporary: the database is unavailable, and a later retry may succeed.
 
-    True for lost and refused connections, timeouts, deadlocks, a standby that takes no writes, and failures inside the
-    server (class XX, by which Citus reports a lost node). False for constraint violations and mistakes in a statement.
+    True for lost and refused connections, timeouts, deadlocks, a read-only standby, and internal errors of the server
+    (class XX, with which Citus reports a lost node). False for constraint violations and invalid statements.
     """
     code = sqlstate(error)
     if code is None:
-        # The driver has no better class for an answer that breaks off.
+        # The driver raises the plain base class if a response breaks off.
         return isinstance(error, OperationalError | InterfaceError) or type(error) is DatabaseError
     return isinstance(error, OperationalError) or code == READ_ONLY_TRANSACTION or code.startswith(_SERVER_FAILURE)
 
 
-# Peewee binds models to a database when they are defined, so there is one object for the process; `configure` points
-# it at a server.
+# One object for the process, because models are bound to it when they are defined; `configure` says which server.
 database = Database(None)
 _PING = Statement(Select(columns=[SQL("1")]))

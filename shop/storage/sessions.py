@@ -1,8 +1,8 @@
-"""Sessions with PostgreSQL: a connection with what is prepared on it, and the pool of a process.
+"""The connection pool: sessions, which are connections with their prepared statements.
 
-A statement takes a session from the pool and gives it back (see `shop.storage.database`). The pool hands out the
-session that was used last, so that few server processes do most of the work and stay in the processor's caches. It
-never asks the server whether a session still works: that would double the round trips of most requests.
+A statement takes a session from the pool and gives it back (see `shop.storage.database`). The pool returns the session
+that was used last, so that few server processes do most of the work and stay in the processor's caches. It sends no
+query to test a session: that would double the round trips of most requests.
 """
 
 import select
@@ -13,16 +13,16 @@ from psycopg2.extensions import TRANSACTION_STATUS_IDLE, connection
 
 
 class Session:
-    """One connection, and what is known about it.
+    """A connection and its state.
 
     Args:
         conn: The driver's connection, in autocommit.
-        pool: Where the session is given back.
+        pool: The pool that it belongs to.
 
     Attributes:
-        prepared: For each prepared statement, by its name, the EXECUTE that runs it.
-        waiting_since: When the running statement was sent, by `time.perf_counter`; None while none runs.
-        was_cut: Whether the connection was given up because the server did not answer.
+        prepared: The EXECUTE of each prepared statement, by the name of the statement.
+        waiting_since: When the running statement was sent (`time.perf_counter`); None while no statement runs.
+        was_cut: Whether a statement timed out, so that the connection was closed.
     """
 
     def __init__(self, conn: connection, pool: "SessionPool") -> None:
@@ -46,21 +46,21 @@ class Session:
         return self.is_lost or bool(self._poll.poll(0))
 
     def name_of(self, name: str) -> str:
-        """Return what the statement `name` is called on this connection."""
+        """Return the name that the statement `name` has on this connection."""
         return f"{name}_{self._generation}"
 
     def forget_prepared(self) -> None:
-        """Prepare every statement again, under new names: the old ones are lost or out of date."""
+        """Prepare every statement again under a new name: the old ones are lost or out of date."""
         self.prepared.clear()
         self._generation += 1
 
 
 class SessionPool:
-    """The idle sessions of a process, the one used last on top.
+    """The idle sessions of a process; the one that was used last is taken first.
 
     Args:
         open_session: Opens a session of the given pool.
-        size: How many idle sessions are kept.
+        size: The maximum number of idle sessions.
     """
 
     def __init__(self, open_session: "Callable[[SessionPool], Session]", size: int) -> None:
@@ -69,29 +69,29 @@ class SessionPool:
         self._idle: deque[Session] = deque()
         self._is_closed = False
 
-    def take(self, *, look: bool = False, fresh: bool = False) -> Session:
+    def take(self, *, check_alive: bool = False, fresh: bool = False) -> Session:
         """Return an idle session, or a new one if there is none.
 
         Args:
-            look: Whether to pass over sessions that the server has ended in the meantime, as a restart does. A read
-                can do without: it is sent again.
-            fresh: Whether to open a new one in any case.
+            check_alive: Whether to skip sessions that the server has closed, for example in a restart. Reads do not
+                need that, because they are retried.
+            fresh: Whether to open a new session in any case.
 
         Raises:
-            psycopg2.OperationalError: The server refused, or did not answer.
+            psycopg2.OperationalError: The server refused the connection, or did not answer.
         """
         while self._idle and not fresh:
             try:
                 session = self._idle.pop()
             except IndexError:
                 break  # Another thread was faster.
-            if not (session.has_ended if look else session.is_lost):
+            if not (session.has_ended if check_alive else session.is_lost):
                 return session
             session.connection.close()
         return self._open_session(self)
 
     def give(self, session: Session) -> None:
-        """Take a session back. It is closed if it is broken, in the middle of a transaction, or one too many."""
+        """Take a session back. Close it if it is broken, has an open transaction, or the pool is full."""
         conn = session.connection
         if conn.closed:
             self._drop_ended()
@@ -103,13 +103,13 @@ class SessionPool:
             self._idle.append(session)
 
     def close(self) -> None:
-        """Close the idle sessions, and from now on each one that is given back."""
+        """Close the idle sessions now, and the others when they are given back."""
         self._is_closed = True
         while self._idle:
             self._idle.pop().connection.close()
 
     def _drop_ended(self) -> None:
-        """Drop the sessions that ended together with a broken one: a restart of the server ends all."""
+        """Drop all sessions that the server has closed: a restart closes all at once."""
         for session in list(self._idle):
             if session.has_ended:
                 try:

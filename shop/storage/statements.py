@@ -1,4 +1,4 @@
-"""SQL statements that are compiled once: a Peewee query with slots for the values of each run."""
+"""Compiled statements: Peewee queries that are turned into SQL once, with slots for the values of each run."""
 
 import hashlib
 import itertools
@@ -9,17 +9,17 @@ from peewee import ColumnBase, Context, PostgresqlDatabase, Query, Select
 
 # Compiles queries; it never connects.
 _COMPILER = PostgresqlDatabase(None)
-# The text of each statement by its name, for logs and tests: Peewee's query hooks see PREPARE and EXECUTE.
+# The SQL of each statement by its name. Logs and tests need it: Peewee's query hooks see only PREPARE and EXECUTE.
 _TEXTS: dict[str, str] = {}
 _NAMED = re.compile(r"(?:EXECUTE|PREPARE) (shop_[0-9a-f]{16})_")
 
 
 class Slot(ColumnBase):
-    """A place in a Peewee expression for a value that comes with each run of the statement.
+    """A parameter in a Peewee expression; each run of the statement gives it a value.
 
     Args:
-        name: The keyword by which `Database.rows` takes the value.
-        cast: SQL type to cast to, needed where PostgreSQL cannot infer it.
+        name: The keyword argument of `Database.rows` that has the value.
+        cast: The SQL type to cast to, needed where PostgreSQL cannot infer it.
     """
 
     def __init__(self, name: str, cast: str | None = None) -> None:
@@ -33,32 +33,32 @@ class Slot(ColumnBase):
 
 
 class _SlotName(str):
-    """Marks, among the values of a compiled query, those that each run fills."""
+    """Marks the values of a compiled query that are slots."""
 
     __slots__ = ()
 
 
 class Statement:
-    """A Peewee query compiled once to SQL with slots: building a query costs more than running it.
+    """A Peewee query, compiled to SQL once, because building a query costs more than running it.
 
     Args:
         query: Any Peewee query; each `Slot` in it becomes a parameter.
 
     Raises:
-        ValueError: The text has a literal ``%``, which the driver would take for a parameter.
+        ValueError: The SQL has a literal ``%``, which the driver would take for a parameter.
 
     Attributes:
-        sql: The text with ``%s`` in place of each value.
-        numbered: The text with ``$1``, ``$2``, …, as PREPARE takes it.
-        name: What the prepared statement is called. Equal texts have equal names.
-        arguments: What follows the name in EXECUTE, with ``%s`` in place of each value.
-        repeatable: Whether it only reads, so that sending it twice does no harm.
+        sql: The SQL with ``%s`` in place of each value.
+        numbered: The SQL with ``$1``, ``$2``, …, as PREPARE needs it.
+        name: The name of the prepared statement. Equal SQL has equal names.
+        arguments: The arguments of EXECUTE, with ``%s`` in place of each value.
+        repeatable: Whether it only reads, so that a retry is always safe.
     """
 
     def __init__(self, query: Query) -> None:
         self.sql, self._values = _COMPILER.get_sql_context().sql(query).query()
         self.repeatable = isinstance(query, Select)
-        # A hash of the text: a pooler that mixes up connections must never run another statement by this name.
+        # A hash of the SQL: even if a pooler mixes up connections, this name never runs another statement.
         self.name = f"shop_{hashlib.sha256(self.sql.encode()).hexdigest()[:16]}"
         _TEXTS[self.name] = self.sql
         numbers = itertools.count(1)
@@ -66,7 +66,7 @@ class Statement:
         if "%" in self.numbered:
             raise ValueError("a statement must not contain a literal %; pass it as a value")
         self.arguments = f" ({', '.join(['%s'] * len(self._values))})" if self._values else ""
-        # Nearly all statements have nothing but slots. Plain strings are found faster in a dict.
+        # Most statements have slots only. Plain strings are found faster in a dict.
         slots = [str(value) for value in self._values if type(value) is _SlotName]
         self._slots = slots if len(slots) == len(self._values) else None
 
@@ -82,11 +82,11 @@ class Statement:
 
 
 def statement_text(sql: str) -> str:
-    """Return the text that a PREPARE or EXECUTE of one of our statements stands for, and any other SQL as it is."""
+    """Return the SQL behind a PREPARE or EXECUTE of our statements; return any other SQL unchanged."""
     named = _NAMED.match(sql)
     return _TEXTS.get(named[1], sql) if named else sql
 
 
 def is_prepare(sql: str) -> bool:
-    """Tell whether `sql` only prepares a statement. A connection that knows the statement already needs none."""
+    """Tell whether `sql` only prepares a statement, which happens once per connection."""
     return sql.startswith("PREPARE ")

@@ -20,7 +20,7 @@ from peewee import SQL, Select, fn
 from shop import exactjson
 from shop.demo.factories import OrderFactory, UserFactory
 from shop.domain import accounts
-from shop.storage import stalls
+from shop.storage import timeouts
 from shop.storage.database import Database, Error, database, is_outage, sqlstate
 from shop.storage.statements import Slot, Statement, is_prepare
 from tests.harness.live import Connection, until
@@ -34,7 +34,7 @@ CHEAP = {"SHOP_ARGON2_TIME_COST": "1", "SHOP_ARGON2_MEMORY_COST": "8"}
 # Seconds. The shortest limits that can be set: a connection has two seconds, by libpq's rule.
 STATEMENT, CONNECT, LOCK = 1, 2, 1
 # A request may wait for a statement, and for the connection that is to follow it; the rest is a busy machine's.
-LONGEST = STATEMENT + stalls.MARGIN + CONNECT + 1
+LONGEST = STATEMENT + timeouts.MARGIN + CONNECT + 1
 # In how many seconds after its database the service is back as a whole.
 BACK = 1.0
 WORKERS, CONNECTIONS = 2, 4

@@ -99,7 +99,7 @@ class DyingWorkersTest(StopTestCase):
                     known.add(worker.pid)
                     worker.kill()
         self.assertEqual(1, shop.wait())
-        sentence = "shop: worker processes died again and again, so the service has stopped"
+        sentence = "shop: worker processes died repeatedly, so the service has stopped"
         # granian writes what it has seen in its own time.
         self.assertIn(sentence, shop.stderr)
         self.assertEqual([], still_running(family))

@@ -1,24 +1,24 @@
-"""`shop.demo.past`: what can be said of a past without a database."""
+"""`shop.demo.dataset`, without a database."""
 
 import unittest
 from datetime import UTC, datetime
 from unittest import mock
 
-from shop.demo import past as demo
-from shop.demo.past import ORDER_COLUMNS, USER_COLUMNS, Past
+from shop.demo import dataset as demo
+from shop.demo.dataset import ORDER_COLUMNS, USER_COLUMNS, Dataset
 
 UNTIL = datetime(2025, 6, 1, tzinfo=UTC)
 
 
 def rows(**overrides):
-    """Return the users and the orders of a past, as lists of values."""
+    """Return the users and the orders of a data set, as lists of values."""
     arguments = {"users": 7, "orders": 80, "seed": "unit", "until": UNTIL, "used": 0, "password_hash": "hash"}
-    batches = list(Past(**(arguments | overrides)).batches())
+    batches = list(Dataset(**(arguments | overrides)).batches())
     texts = [b"".join(batch.users for batch in batches), b"".join(batch.orders for batch in batches)]
     return [[line.split("\t") for line in text.decode().splitlines()] for text in texts]
 
 
-class PastTest(unittest.TestCase):
+class DatasetTest(unittest.TestCase):
     """Rows as they go to PostgreSQL."""
 
     def test_there_are_as_many_as_were_asked_for_in_batches_of_any_size(self):
@@ -34,13 +34,13 @@ class PastTest(unittest.TestCase):
                 self.assertEqual([users, orders], [len(table) for table in rows(users=users, orders=orders)])
 
     def test_the_first_of_a_hundred_has_the_most_orders_and_the_second_is_staff(self):
-        past = Past(users=demo.PATTERN, orders=3000, seed="unit", until=UNTIL, used=0, password_hash="hash")
-        batches = list(past.batches())
-        self.assertEqual(["customer", "staff", "customer"], [account.role for account in past.accounts])
+        dataset = Dataset(users=demo.PATTERN, orders=3000, seed="unit", until=UNTIL, used=0, password_hash="hash")
+        batches = list(dataset.batches())
+        self.assertEqual(["customer", "staff", "customer"], [account.role for account in dataset.accounts])
         owners = [line.partition(b"\t")[0] for batch in batches for line in batch.orders.splitlines()]
         first = batches[0].users.partition(b"\t")[0]
         self.assertEqual(max(map(owners.count, set(owners))), owners.count(first))
-        self.assertEqual(past.accounts[0].orders, owners.count(first))
+        self.assertEqual(dataset.accounts[0].orders, owners.count(first))
 
     def test_what_was_there_before_changes_every_id_and_address(self):
         # Id, name, address and its key; owner and id.

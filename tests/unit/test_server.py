@@ -11,7 +11,7 @@ from shop.serving import server
 from shop.settings import SettingsError
 
 
-class KeptKeyTest(unittest.TestCase):
+class SavedKeyTest(unittest.TestCase):
     def setUp(self):
         self.path = Path(self.enterContext(tempfile.TemporaryDirectory())) / "secret-key"
 
@@ -23,8 +23,8 @@ class KeptKeyTest(unittest.TestCase):
             return "o" * 64
 
         with mock.patch("shop.serving.server.secrets.token_urlsafe", the_other_is_quicker):
-            self.assertEqual(theirs, server._kept_key(self.path))
-        self.assertEqual(theirs, server._kept_key(self.path))
+            self.assertEqual(theirs, server._saved_key(self.path))
+        self.assertEqual(theirs, server._saved_key(self.path))
         self.assertEqual([self.path], list(self.path.parent.iterdir()), "no draft is left")
 
     def test_a_key_that_cannot_be_read_is_refused_with_its_path(self):
@@ -37,7 +37,7 @@ class KeptKeyTest(unittest.TestCase):
         for spoil in spoilers:
             spoil()
             with self.subTest(path=self.path), self.assertRaisesRegex(SettingsError, str(self.path)):
-                server._kept_key(self.path)
+                server._saved_key(self.path)
             shutil.rmtree(self.path) if self.path.is_dir() else self.path.unlink()
 
 
@@ -60,6 +60,10 @@ class SignalTest(unittest.TestCase):
         granian = mock.Mock()
         granian.signal_handler_interrupt.side_effect = [None, None, Gone]
         drain = mock.Mock()
-        with mock.patch("signal.sigwait"), mock.patch.object(server, "REMINDER", 0.001), self.assertRaises(Gone):
+        with (
+            mock.patch("signal.sigwait"),
+            mock.patch.object(server, "STOP_RETRY_SECONDS", 0.001),
+            self.assertRaises(Gone),
+        ):
             server._stop_on_signal(granian, {signal.SIGTERM}, drain)
         drain.assert_called_once_with()

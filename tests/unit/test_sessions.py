@@ -79,12 +79,12 @@ class SessionPoolTest(unittest.TestCase):
         self.assertIs(sound, self.pool.take())
 
     def test_a_write_passes_over_a_session_that_the_server_has_ended(self):
-        for look, expected in ((False, True), (True, False)):
-            with self.subTest(look=look):
+        for check_alive, expected in ((False, True), (True, False)):
+            with self.subTest(check_alive=check_alive):
                 (session,) = self.take(1)
                 self.give(session)
                 session.connection.servers.close()
-                self.assertEqual(expected, self.pool.take(look=look) is session)
+                self.assertEqual(expected, self.pool.take(check_alive=check_alive) is session)
 
     def test_a_fresh_session_is_a_new_one(self):
         (session,) = self.take(1)

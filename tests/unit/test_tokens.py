@@ -235,7 +235,7 @@ class RememberedTest(unittest.TestCase):
 
     def test_no_more_than_so_many_are_remembered_and_the_oldest_goes_first(self):
         issued = [self.tokens.issue(actor(number)) for number in range(4)]
-        with mock.patch("shop.security.tokens.REMEMBERED", 3):
+        with mock.patch("shop.security.tokens.CACHE_SIZE", 3):
             for token in issued:
                 self.tokens.verify(token)
         self.assertEqual(issued[1:], list(self.tokens._verified))
@@ -250,7 +250,7 @@ class RememberedTest(unittest.TestCase):
 
         self.tokens._verified = Slow()
         issued = [self.tokens.issue(actor(number)) for number in range(60)]
-        with mock.patch("shop.security.tokens.REMEMBERED", 5), ThreadPoolExecutor(8) as threads:
+        with mock.patch("shop.security.tokens.CACHE_SIZE", 5), ThreadPoolExecutor(8) as threads:
             actors = list(threads.map(self.tokens.verify, issued * 3))
         self.assertEqual([actor(number) for number in range(60)] * 3, actors)
         self.assertLessEqual(len(self.tokens._verified), 5)

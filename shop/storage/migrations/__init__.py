@@ -1,7 +1,7 @@
-"""The schema's history: numbered files, each with an `up`, and the runner that applies them.
+"""Migrations of the schema: numbered files, each with a function `up`, and the functions that apply them.
 
-Files are `playhouse.migrations` scripts. Each runs in a transaction of its own, is recorded in the table
-`schema_migration`, and is never changed once it has been released: a change of the schema is a new file.
+The files are `playhouse.migrations` scripts. Each runs in its own transaction and is recorded in the table
+`schema_migration`. A released file is never changed: each change of the schema is a new file.
 """
 
 import hashlib
@@ -16,52 +16,52 @@ from peewee import PostgresqlDatabase
 from playhouse.migrations import Runner
 
 DIRECTORY = Path(__file__).parent
-# Any number that nothing else in the database uses as an advisory lock; this one spells "shop".
+# The key of the advisory lock; it spells "shop".
 LOCK_KEY = 0x73686F70
-# Seconds between two looks whether another run has ended.
+# Seconds between two attempts to take the lock.
 POLL = 0.1
 
 
 class CannotMigrate(Exception):
-    """The rows of a database do not allow a migration; the text says in one sentence what to do about them."""
+    """Rows of the database prevent a migration; the message says what to do about them."""
 
 
 class Migration(NamedTuple):
-    """One migration: its file's name without the ending, and when it was applied (None: not yet)."""
+    """A migration: the name of its file without the extension, and when it was applied (None: not yet)."""
 
     name: str
     applied: datetime | None
 
 
 def migrate(url: str) -> list[str]:
-    """Apply what is pending and return the names, oldest first.
+    """Apply the pending migrations and return their names, oldest first.
 
-    Where something is pending, an advisory lock is held meanwhile, so that of two runs at once the second waits and
-    then finds nothing to do. Where nothing is, nothing is locked and nothing waits.
+    If there are any, an advisory lock is held: a second run waits for the first, and then has nothing to do. If there
+    are none, nothing is locked.
 
     Args:
-        url: ``postgresql://`` URL of a database, with a role that may change its schema. Best a direct connection:
-            what a pooler sets on its connections, such as time limits, would hold for migrations too.
+        url: ``postgresql://`` URL of a database, with a role that may change its schema. It should not lead to a
+            pooler, whose timeouts would apply to migrations, too.
 
     Raises:
-        CannotMigrate: The rows do not allow a migration.
+        CannotMigrate: Rows of the database prevent a migration.
         peewee.OperationalError: The database cannot be reached.
-        peewee.DatabaseError: A migration failed; those before it stay applied, it itself is rolled back.
+        peewee.DatabaseError: A migration failed. It is rolled back; the ones before it stay applied.
     """
     with _connected(url) as database:
         if all(migration.applied for migration in _runner(database).status()):
             return []
-        # A transaction's lock, on a connection of its own. A session's lock would stay behind on whichever connection
-        # a pooler in transaction mode had lent, and the next run would wait for it for ever.
-        with _connected(url) as keeper, keeper.atomic():
-            keeper.execute_sql("SET LOCAL idle_in_transaction_session_timeout = 0")
-            _wait_for_lock(keeper)
+        # A lock of a transaction, on its own connection. Behind a pooler in transaction mode, a lock of a session would
+        # stay on a pooled connection, and the next run would wait without end.
+        with _connected(url) as lock_connection, lock_connection.atomic():
+            lock_connection.execute_sql("SET LOCAL idle_in_transaction_session_timeout = 0")
+            _wait_for_lock(lock_connection)
             applied: list[str] = _runner(database).up()
             return applied
 
 
 def status(url: str) -> list[Migration]:
-    """Return all migrations in order, applied or not, among them applied ones whose file is gone."""
+    """Return all migrations in order, applied or pending, including applied ones whose file is gone."""
     with _connected(url) as database:
         return [Migration(row.name, row.applied) for row in _runner(database).status()]
 
@@ -74,14 +74,14 @@ def fingerprint() -> str:
     return digest.hexdigest()[:16]
 
 
-def _wait_for_lock(keeper: PostgresqlDatabase) -> None:
-    """Take the advisory lock for the rest of the transaction, asking until it is free.
+def _wait_for_lock(lock_connection: PostgresqlDatabase) -> None:
+    """Take the advisory lock for the rest of the transaction; retry until it is free.
 
-    A statement that waits for it would keep a snapshot meanwhile. An index that the holder of the lock makes
-    CONCURRENTLY waits for the end of all snapshots, so that neither would go on, and PostgreSQL does not see that. For
-    the same reason the number is in the text: a parameter leaves a portal open, and that keeps its snapshot.
+    A statement that waits for the lock would hold a snapshot. CREATE INDEX CONCURRENTLY in the other run waits for all
+    snapshots to end, a deadlock that PostgreSQL does not detect. The key is in the SQL for the same reason: a parameter
+    leaves a portal open, which holds a snapshot.
     """
-    while not keeper.execute_sql(f"SELECT pg_try_advisory_xact_lock({LOCK_KEY})").fetchone()[0]:
+    while not lock_connection.execute_sql(f"SELECT pg_try_advisory_xact_lock({LOCK_KEY})").fetchone()[0]:
         time.sleep(POLL)
 
 
@@ -91,7 +91,7 @@ def _runner(database: PostgresqlDatabase) -> Runner:
 
 @contextmanager
 def _connected(url: str) -> Iterator[PostgresqlDatabase]:
-    # Not the service's database object: a migration may run longer than a request's statements are allowed to.
+    # Not the service's database object, because its statement timeout would apply to migrations.
     database = PostgresqlDatabase(url, application_name="shop migrate")
     database.connect()
     try:

@@ -66,7 +66,7 @@ class Account(NamedTuple):
     orders: int
 
 
-class Past:
+class Dataset:
     """What has happened in a shop: equal arguments give equal rows.
 
     The first user is among those with the most orders, and the second is staff.

@@ -1,4 +1,4 @@
-"""`shop.storage.stalls`: who may try a server that is silent, and how a wait for it is ended."""
+"""`shop.storage.timeouts`: the circuit breaker for a silent server, and the statement timeout."""
 
 import socket
 import time
@@ -6,7 +6,7 @@ import unittest
 
 from psycopg2 import OperationalError
 
-from shop.storage.stalls import ConnectGate, StatementWatch
+from shop.storage.timeouts import ConnectBreaker, StatementTimeout
 
 # Longer than anything here takes, in seconds.
 LIMIT = 30
@@ -29,37 +29,37 @@ class Waiting:
         return self._line.fileno()
 
 
-class ConnectGateTest(unittest.TestCase):
-    def test_when_the_one_that_tried_a_silent_server_has_failed_the_next_may_try(self):
-        gate = ConnectGate()
-        gate.is_silent = True
+class ConnectBreakerTest(unittest.TestCase):
+    def test_after_a_failed_attempt_the_next_thread_may_connect(self):
+        breaker = ConnectBreaker()
+        breaker.is_silent = True
         for _ in range(2):
-            with self.assertRaisesRegex(OperationalError, "^no answer$"), gate.attempt():
+            with self.assertRaisesRegex(OperationalError, "^no answer$"), breaker.attempt():
                 raise OperationalError("no answer")
-        with gate.attempt():
+        with breaker.attempt():
             pass
-        with gate.attempt(), gate.attempt():
-            self.assertFalse(gate.is_silent, "it has answered, so everybody may connect")
+        with breaker.attempt(), breaker.attempt():
+            self.assertFalse(breaker.is_silent, "it has answered, so everybody may connect")
 
 
-class WatchTest(unittest.TestCase):
+class StatementTimeoutTest(unittest.TestCase):
     def setUp(self):
-        self.gate = ConnectGate()
-        self.watch = StatementWatch(1, self.gate)
+        self.breaker = ConnectBreaker()
+        self.timeout = StatementTimeout(1, self.breaker)
         self.ours, self.servers = (self.enterContext(line) for line in socket.socketpair())
 
-    def test_who_waits_sees_the_end_of_the_connection_and_others_are_warned(self):
+    def test_timeout_ends_the_connection_and_opens_the_breaker(self):
         waiting = Waiting(self.ours)
-        self.watch._sessions.add(waiting)
-        self.watch.check()
+        self.timeout._sessions.add(waiting)
+        self.timeout.check()
         self.ours.settimeout(LIMIT)
         self.assertEqual(b"", self.ours.recv(1))
         self.assertTrue(waiting.was_cut)
-        self.assertTrue(self.gate.is_silent)
+        self.assertTrue(self.breaker.is_silent)
 
-    def test_connections_that_have_ended_meanwhile_do_not_end_the_watch(self):
+    def test_closed_connections_do_not_stop_the_check(self):
         waiting = [Waiting(self.ours), Waiting(self.enterContext(socket.socket())), Waiting(None)]
         for session in waiting:
-            self.watch._sessions.add(session)
-        self.watch.check()
+            self.timeout._sessions.add(session)
+        self.timeout.check()
         self.assertEqual([True] * 3, [session.was_cut for session in waiting])
