@@ -24,6 +24,7 @@ from tests import binding
 from tests.harness import gates, keeper, order, tiers
 from tests.harness.leftovers import Leftovers, use_own_temporary_directory
 from tests.harness.order import flatten, order_options, shuffled
+from tests.harness.plan import Plan
 from tests.harness.results import (
     FAILED,
     INTERRUPTED,
@@ -40,7 +41,7 @@ from tests.harness.results import (
 )
 from tests.harness.trials import bisect, parity
 from tests.harness.worker import Options
-from tests.harness.workers import Plan, Workers
+from tests.harness.workers import Workers
 
 # Durations of the tests in earlier runs: a parallel run starts with the longest class.
 MEMORY = Path(sys.prefix) / "test-seconds.json"

@@ -16,61 +16,21 @@ import time
 import traceback
 import unittest
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from tests.harness.order import classname, order_options
+from tests.harness.plan import Group, Plan
 from tests.harness.results import FAILED, PROGRAM, Result
 from tests.harness.worker import SHOW_STACKS, Done, Finished, Idle, Options, Outcome, Started, Subject, work
 
 # Seconds that interrupted workers have to clean up, all together.
-GRACE = 20.0
+GRACE = 10.0
 # Seconds that a worker has to write its stacks.
 STACKS_GRACE = 0.5
-# Assumed duration of a test that never ran, in seconds.
-UNKNOWN = 0.1
 LISTS = {"failed": "failures", "error": "errors", "failed as expected": "expectedFailures"}
-
-Group = Sequence[int]  # indices of the tests of a class
-
-
-class Plan:
-    """Decides which worker runs which tests.
-
-    Args:
-        tests: All tests, in order.
-        processes: Number of workers that run at the same time.
-        seconds: Known durations by test id: the longest class starts first.
-        fixed: Deal the classes to the workers in advance, so that a shuffled run is repeatable.
-    """
-
-    def __init__(
-        self, tests: Sequence[unittest.TestCase], processes: int, seconds: Mapping[str, float], *, fixed: bool
-    ) -> None:
-        self.tests = tests
-        self.processes = processes
-        classes: dict[type, list[int]] = {}
-        alone: list[int] = []
-        for index, test in enumerate(tests):
-            (classes.setdefault(type(test), []) if processes > 1 and _shares(test) else alone).append(index)
-        groups: list[Group] = list(classes.values())
-        # One queue for each worker, or the same queue for all.
-        self.queues = [deque[Group]() for _ in range(processes)] if fixed else [deque[Group]()] * processes
-        if fixed:
-            for group in groups:
-                min(self.queues, key=lambda queue: sum(map(len, queue))).append(group)
-        else:
-            groups.sort(key=lambda group: -sum(seconds.get(tests[index].id(), UNKNOWN) for index in group))
-            self.queues[0].extend(groups)
-        self.alone = deque([alone] if alone else [])
-
-
-def _shares(test: unittest.TestCase) -> bool:
-    """Tell whether other tests may run at the same time as `test`."""
-    kind = type(test)
-    return all(getattr(each, "parallel", True) is not False for each in (kind, sys.modules.get(kind.__module__)))
 
 
 class Workers(unittest.TestSuite):

@@ -8,9 +8,10 @@ from typing import Any
 from unittest import mock
 
 from tests.harness import results
+from tests.harness.plan import Plan
 from tests.harness.trials import bisect, culprits, parity
 from tests.harness.worker import Options
-from tests.harness.workers import Plan, Workers
+from tests.harness.workers import Workers
 
 
 class CulpritsTest(unittest.TestCase):

@@ -12,9 +12,10 @@ from unittest import mock
 
 from tests.harness import order, workers
 from tests.harness.findings import Findings, findings
+from tests.harness.plan import Plan
 from tests.harness.results import FIXTURES, Result
 from tests.harness.worker import Options
-from tests.harness.workers import Plan, Workers
+from tests.harness.workers import Workers
 
 
 def suite_of(*kinds: type[unittest.TestCase]) -> list[unittest.TestCase]:
