@@ -11,7 +11,7 @@ from shop.api.context import Observer, Request
 from shop.api.cors import Cors
 from shop.api.openapi import page
 from shop.api.openapi.document import build_openapi
-from shop.domain.throttle import Throttle
+from shop.domain.rate_limit import LoginRateLimit
 from shop.security.cursors import Cursors
 from shop.security.passwords import Passwords
 from shop.security.tokens import Tokens
@@ -28,7 +28,7 @@ class Services(NamedTuple):
     """The objects that the resources share."""
 
     passwords: Passwords
-    throttle: Throttle
+    rate_limit: LoginRateLimit
     tokens: Tokens
     cursors: Cursors
     clock: Callable[[], datetime]
@@ -87,20 +87,20 @@ def make_services(
         memory_cost=settings.argon2_memory_cost,
         parallelism=settings.argon2_parallelism,
         # The other threads answer requests that need no hash.
-        places=max(1, settings.threads - max(1, settings.threads // 8)),
-        note=observer.count_hashing if observer else lambda _: None,
+        slots=max(1, settings.threads - max(1, settings.threads // 8)),
+        on_change=observer.count_hashing if observer else lambda _: None,
     )
-    throttle = Throttle(max_failures=settings.login_max_failures, window=settings.login_window)
+    rate_limit = LoginRateLimit(max_failures=settings.login_max_failures, window=settings.login_window)
     tokens = Tokens(*keys, lifetime=settings.token_ttl, clock=clock)
-    return Services(passwords, throttle, tokens, Cursors(*keys), clock, is_draining)
+    return Services(passwords, rate_limit, tokens, Cursors(*keys), clock, is_draining)
 
 
 def make_routes(services: Services) -> dict[str, object]:
     """Return the route table: each URL template with its resource."""
-    passwords, throttle, tokens, cursors, clock, is_draining = services
+    passwords, rate_limit, tokens, cursors, clock, is_draining = services
     routes: dict[str, object] = {
         "/users": users.UsersResource(passwords, clock),
-        "/users/login": users.LoginResource(passwords, throttle, tokens, clock),
+        "/users/login": users.LoginResource(passwords, rate_limit, tokens, clock),
         "/users/{user_id}": users.UserResource(),
         "/users/{user_id}/orders": users.UserOrdersResource(cursors),
         "/orders": orders.OrdersResource(clock),

@@ -48,7 +48,7 @@ def order_id_sql(number: str) -> str:
 def default_passwords() -> Passwords:
     """Return what hashes passwords with the default parameters of the service."""
     cost = {name: Settings.model_fields[f"argon2_{name}"].default for name in COSTS}
-    return Passwords(**cost, places=1)
+    return Passwords(**cost, slots=1)
 
 
 def fill(url: str, orders: int) -> int:

@@ -10,7 +10,7 @@ from shop.api import response_schemas, responses, schemas
 from shop.api.context import Request
 from shop.api.operations import Success, operation
 from shop.domain import accounts, orders
-from shop.domain.throttle import Throttle
+from shop.domain.rate_limit import LoginRateLimit
 from shop.errors import (
     EmailExists,
     FieldError,
@@ -37,7 +37,7 @@ class UsersResource:
         success=Success(201, "The user", response_schemas.User, ("Location",)),
         errors=(EmailExists,),
         is_public=True,
-        slot=lambda resource: resource._passwords.place(),
+        slot=lambda resource: resource._passwords.slot(),
     )
     def on_post(self, _request: Request, response: falcon.Response, body: schemas.Registration) -> None:
         """Register a user."""
@@ -52,9 +52,11 @@ class UsersResource:
 class LoginResource:
     """``/users/login``."""
 
-    def __init__(self, passwords: Passwords, throttle: Throttle, tokens: Tokens, clock: Callable[[], datetime]) -> None:
+    def __init__(
+        self, passwords: Passwords, rate_limit: LoginRateLimit, tokens: Tokens, clock: Callable[[], datetime]
+    ) -> None:
         self._passwords = passwords
-        self._throttle = throttle
+        self._rate_limit = rate_limit
         self._tokens = tokens
         self._clock = clock
 
@@ -64,12 +66,12 @@ class LoginResource:
         success=Success(200, "The user and a token", response_schemas.Session),
         errors=(InvalidCredentials, TooManyAttempts),
         is_public=True,
-        slot=lambda resource: resource._passwords.place(),
+        slot=lambda resource: resource._passwords.slot(),
     )
     def on_post(self, _request: Request, response: falcon.Response, body: schemas.Login) -> None:
         """Exchange e-mail address and password for a token."""
         account, actor = accounts.authenticate(
-            self._passwords, self._throttle, email=body.email, password=body.password, now=self._clock()
+            self._passwords, self._rate_limit, email=body.email, password=body.password, now=self._clock()
         )
         session = {
             "id": account.id,

@@ -255,4 +255,4 @@ class OrderFactory(Factory[Order]):
 @cache
 def _quick_hash(password: str) -> str:
     """Hash with the cheapest parameters: the service verifies it, and replaces it at the first log-in."""
-    return Passwords(time_cost=1, memory_cost=8, parallelism=1, places=1).hash(password)
+    return Passwords(time_cost=1, memory_cost=8, parallelism=1, slots=1).hash(password)

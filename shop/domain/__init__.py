@@ -1,1 +1,1 @@
-"""What the shop promises: accounts, orders, their tables, and the login rate limit."""
+"""The rules of the shop: accounts, orders and their events, the tables, and the login rate limit."""

@@ -1,10 +1,10 @@
-"""Accounts: register, authenticate, find, and who is staff."""
+"""Accounts: register, authenticate, find, and grant the role of staff."""
 
 from datetime import datetime
 from typing import NamedTuple
 
 from shop.domain.models import User
-from shop.domain.throttle import Throttle
+from shop.domain.rate_limit import LoginRateLimit
 from shop.errors import EmailExists, InvalidCredentials, UserNotFound
 from shop.ids import email_key, new_id, parse_id
 from shop.security.passwords import Passwords
@@ -14,7 +14,7 @@ from shop.storage.statements import Slot, Statement
 
 
 class Account(NamedTuple):
-    """What others may know of a user."""
+    """A user, without the password hash."""
 
     id: str
     name: str
@@ -58,7 +58,7 @@ def register(passwords: Passwords, *, name: str, email: str, password: str, now:
     """Create an account for a customer.
 
     Raises:
-        EmailExists: The address has an account, also when that one was made at the same moment.
+        EmailExists: The address already has an account. If registrations race, one succeeds.
     """
     row = database.row(
         _INSERT,
@@ -75,42 +75,42 @@ def register(passwords: Passwords, *, name: str, email: str, password: str, now:
 
 
 def authenticate(
-    passwords: Passwords, throttle: Throttle, *, email: str, password: str, now: datetime
+    passwords: Passwords, rate_limit: LoginRateLimit, *, email: str, password: str, now: datetime
 ) -> tuple[Account, Actor]:
-    """Return the account behind `email` and the actor its owner becomes.
+    """Check a password; return the account with this address, and its owner as the acting user.
 
-    A hash made with former parameters is replaced on the way. No transaction is open while a password is hashed.
+    A hash with outdated parameters is replaced. No transaction is open while a password is hashed.
 
     Raises:
-        TooManyAttempts: Logging in failed too often for this address; the password was not looked at.
-        InvalidCredentials: No account has this address, or the password is wrong; both take the same work.
+        TooManyAttempts: The rate limit is reached for this address; the password was not checked.
+        InvalidCredentials: No account has this address, or the password is wrong. Both take the same time.
     """
     key = email_key(email)
-    failed_before = throttle.check(key, now=now)
+    failed_before = rate_limit.check(key, now=now)
     row = database.row(_FIND_CREDENTIALS, email_key=key)
     password_hash, role, *fields = row or (None, None)
-    # Verified also without an account: how long an answer takes must not tell whether there is one.
+    # Verified even without an account, so that the response time does not reveal whether there is one.
     if not passwords.verify(password_hash, password):
-        throttle.record(key, now=now)
+        rate_limit.record(key, now=now)
         raise InvalidCredentials
     account = Account._make(fields)
     try:
         if failed_before:
-            throttle.forget(key)
+            rate_limit.forget(key)
         if passwords.needs_rehash(password_hash):
             database.rows(_REPLACE_HASH, id=account.id, old_hash=password_hash, new_hash=passwords.hash(password))
     except Error as error:
-        # A standby that takes no writes; the next log-in tries again.
+        # The database is a read-only standby; the next login retries this.
         if sqlstate(error) != READ_ONLY_TRANSACTION:
             raise
     return account, Actor(account.id, role)
 
 
 def find(actor: Actor, user_id: str) -> Account:
-    """Return the account `user_id`, which is the actor's own unless staff asks.
+    """Return the account `user_id`; customers find only their own.
 
     Raises:
-        UserNotFound: There is none, it is somebody else's, or `user_id` is not an id at all.
+        UserNotFound: No such account, another user's account, or a malformed id.
     """
     parsed = parse_id(user_id)
     if parsed is None or not (actor.is_staff or parsed == actor.user_id):
@@ -122,7 +122,7 @@ def find(actor: Actor, user_id: str) -> Account:
 
 
 def set_role(email: str, role: str) -> Account:
-    """Make the account of `email` a ``customer`` or ``staff``, from its next log-in on, and return it.
+    """Set the role of an account, ``customer`` or ``staff``, and return it. Tokens keep their role until they expire.
 
     Raises:
         UserNotFound: No account has this address.
@@ -134,5 +134,5 @@ def set_role(email: str, role: str) -> Account:
 
 
 def list_staff() -> list[Account]:
-    """Return the accounts of staff, by address."""
+    """Return the accounts of staff, sorted by address."""
     return [Account._make(row) for row in database.rows(_LIST_STAFF)]

@@ -1,4 +1,4 @@
-"""Orders for exports: all of them or some, in the order of their ids, which is nearly that of their placing."""
+"""Orders for exports, filtered and sorted by id. Ids are made in the order of placing, nearly."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,16 +11,16 @@ from shop.domain.models import Order
 from shop.domain.orders import COLUMNS, PlacedOrder
 from shop.storage.database import database
 
-# Orders that are fetched at a time.
+# Orders per FETCH.
 BATCH = 2000
 
 
 class Selection(NamedTuple):
-    """Which orders are exported; None does not restrict them.
+    """A filter for orders; None means no restriction.
 
     Attributes:
-        since: Placed then or later.
-        until: Placed before then.
+        since: Placed at this time or later.
+        until: Placed before this time.
         status: With this status.
     """
 
@@ -29,7 +29,7 @@ class Selection(NamedTuple):
     status: str | None = None
 
     def conditions(self) -> list[Expression | SQL]:
-        """Return the conditions on the rows."""
+        """Return the filter as conditions of a query."""
         # Peewee needs at least one.
         wanted: list[Expression | SQL] = [SQL("true")]
         if self.since is not None:
@@ -43,23 +43,23 @@ class Selection(NamedTuple):
 
 @contextmanager
 def transaction() -> Iterator[None]:
-    """Run the block in a transaction whose statements may take any time, unlike those of requests."""
+    """Run the block in a transaction without a statement timeout."""
     with database.atomic():
         database.execute_sql("SET LOCAL statement_timeout = 0")
         yield
 
 
 def count(selection: Selection) -> int:
-    """Return how many orders there are."""
+    """Return the number of selected orders."""
     counted: int = Order.select().where(*selection.conditions()).count()
     return counted
 
 
 def batches(selection: Selection) -> Iterator[list[PlacedOrder]]:
-    """Yield the orders, `BATCH` at a time. Call it within `transaction`.
+    """Yield the selected orders in batches. Call it within `transaction`.
 
-    A cursor on the server keeps the memory constant, both here and there: an index has the order of the ids. All
-    batches show the orders as they were when the first was fetched.
+    A server-side cursor over an index keeps the memory constant, here and in PostgreSQL. All batches show the orders as
+    they were when the first batch was fetched.
     """
     query, parameters = Order.select(*COLUMNS).where(*selection.conditions()).order_by(Order.id).sql()
     database.execute_sql(f"DECLARE export NO SCROLL CURSOR FOR {query}", parameters)

@@ -1,6 +1,6 @@
 """The tables as Peewee models.
 
-`shop.storage.migrations` makes the schema, indexes and checks included; a test holds these models against it.
+`shop.storage.migrations` makes the schema with its indexes and checks. A test compares the models with it.
 """
 
 from peewee import (
@@ -26,7 +26,7 @@ def _json_text(value: object) -> str:
 
 
 class User(Model):
-    """An account. Its e-mail address is unique without regard to case, which `email_key` makes so."""
+    """An account. `email_key` makes its e-mail address unique regardless of case."""
 
     id = UUIDField(primary_key=True)
     name = TextField()
@@ -42,7 +42,7 @@ class User(Model):
 
 
 class Order(Model):
-    """An order. Its key begins with its owner, so that ownership is part of every customer's WHERE clause."""
+    """An order. The owner is the first part of its key: every query of a customer is restricted to the owner."""
 
     user = ForeignKeyField(User, backref="orders")
     id = UUIDField()
@@ -65,7 +65,7 @@ class Order(Model):
 
 
 class LoginFailures(Model):
-    """How often logging in failed for one account name, and since when; see `shop.domain.throttle`."""
+    """The failed logins of an account in the current window; see `shop.domain.rate_limit`."""
 
     account = BlobField(primary_key=True)
     failures = IntegerField()

@@ -1,4 +1,4 @@
-"""Orders: place, find, list, change their status."""
+"""Orders: place, find, list, and change the status."""
 
 import hashlib
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ from shop.security.tokens import Actor
 from shop.storage.database import FOREIGN_KEY_VIOLATION, database, sqlstate
 from shop.storage.statements import Slot, Statement
 
-# What may follow each status; "pending" is where an order begins that is not confirmed at once.
+# The statuses that may follow each status. Orders are confirmed at once; "pending" is for orders made elsewhere.
 TRANSITIONS = {
     "pending": ("confirmed", "cancelled"),
     "confirmed": ("shipped", "cancelled"),
@@ -37,12 +37,12 @@ TRANSITIONS = {
 }
 STATUSES = tuple(TRANSITIONS)
 CENT = Decimal("0.01")
-# The most that the column numeric(10, 2) holds.
+# The maximum of the column, numeric(10, 2).
 MAX_TOTAL = Decimal("99999999.99")
 
 
 class Item(NamedTuple):
-    """One position of an order; `price` is for one piece, exact to the cent."""
+    """A line item of an order; `price` is the exact price of one piece."""
 
     product_id: str
     name: str
@@ -70,7 +70,7 @@ class OwnedOrder(NamedTuple):
     owner_email: str
 
 
-# Both JSON columns come as text: the driver would read prices as floats.
+# The JSON columns are read as text, so the API can pass them on unparsed, with exact prices.
 COLUMNS = (
     Order.id,
     Order.user,
@@ -81,7 +81,7 @@ COLUMNS = (
     Order.created_at,
 )
 
-# One round trip, and one row on one node also on Citus. The foreign key tells whether the user exists.
+# One round trip, and on Citus a single node. The foreign key checks that the user exists.
 _INSERT = Statement(
     Order.insert(
         {
@@ -99,7 +99,7 @@ _INSERT = Statement(
             Order.untaken_since: Slot("created_at"),
         }
     )
-    # If requests with one key race, one inserts. The others wait for it here, and then find its order.
+    # If requests with one key race, one inserts; the others wait for it here and then find its order.
     .on_conflict(action="IGNORE", conflict_target=[Order.user, Order.idempotency_key])
     .returning(*COLUMNS)
 )
@@ -112,13 +112,13 @@ _WITH_OWNER = Order.select(*COLUMNS, User.name, User.email).join(User)
 _FIND_OWN = Statement(_WITH_OWNER.where((Order.user == Slot("user_id")) & (Order.id == Slot("id"))))
 _FIND_ANY = Statement(_WITH_OWNER.where(Order.id == Slot("id")))
 
-# A position that every order lies behind.
+# The start of every list: all orders follow it.
 _BEFORE_ALL = ("infinity", "ffffffff-ffff-ffff-ffff-ffffffffffff")
 
 
 def _list_statement(*filters: Expression) -> Statement:
-    """Return the statement of a page: no row without such a user, one row of NULLs without such orders."""
-    behind = Tuple(Order.created_at, Order.id) < Tuple(Slot("created_at", "timestamptz"), Slot("id", "uuid"))
+    """Return the query for a page. Without such a user it has no row; without such orders, one row of NULLs."""
+    follows = Tuple(Order.created_at, Order.id) < Tuple(Slot("created_at", "timestamptz"), Slot("id", "uuid"))
     page = (
         Order.select(
             Order.id,
@@ -129,7 +129,7 @@ def _list_statement(*filters: Expression) -> Statement:
             Order.shipping_address.cast("text").alias("shipping_address"),
             Order.created_at,
         )
-        .where(Order.user == Slot("user_id"), behind, *filters)
+        .where(Order.user == Slot("user_id"), follows, *filters)
         .order_by(Order.created_at.desc(), Order.id.desc())
         .limit(Slot("limit"))
         .alias("page")
@@ -147,8 +147,8 @@ _LIST_ALL = _list_statement()
 _LIST_BY_STATUS = _list_statement(Order.status == Slot("status"))
 
 
-def _change_statement(*whose: Expression) -> Statement:
-    """Return the statement of a change: it changes nothing unless the status is one that leads to the new one."""
+def _change_statement(*owner: Expression) -> Statement:
+    """Return the update of a status. It finds a row only if the transition from its status is allowed."""
     return Statement(
         Order.update(
             {
@@ -157,7 +157,7 @@ def _change_statement(*whose: Expression) -> Statement:
                 Order.untaken_since: fn.COALESCE(Order.untaken_since, Slot("now", "timestamptz")),
             }
         )
-        .where(*whose, Order.id == Slot("id"), Order.status == fn.ANY(Slot("before", "text[]")))
+        .where(*owner, Order.id == Slot("id"), Order.status == fn.ANY(Slot("before", "text[]")))
         .returning(*COLUMNS)
     )
 
@@ -175,23 +175,23 @@ def place(
     now: datetime,
     idempotency_key: str | None = None,
 ) -> tuple[PlacedOrder, bool]:
-    """Place an order of `items` for the actor, confirmed at once.
+    """Place an order for the actor. Its status is ``confirmed``.
 
     Args:
-        actor: Who orders.
-        user_id: For whom; it must be the actor.
-        items: One position at least.
-        shipping_address: The parts of the address that were given.
+        actor: The acting user.
+        user_id: The owner of the order; it must be the actor.
+        items: At least one item.
+        shipping_address: The fields of the address that the client sent.
         now: The current time.
-        idempotency_key: Names the request: the same request with the same key places no second order.
+        idempotency_key: A retry with the same key returns the first order instead of placing a second one.
 
     Returns:
-        The order, and whether it had been placed before with the same key.
+        The order, and whether it is a replay of an earlier request.
 
     Raises:
-        UserNotFound: `user_id` is not the actor, or the actor's account has been deleted.
-        ValidationFailed: The total is more than `MAX_TOTAL`.
-        IdempotencyKeyReused: The key stands for another request of the actor.
+        UserNotFound: `user_id` is not the actor, or the actor's account was deleted.
+        ValidationFailed: The total exceeds `MAX_TOTAL`.
+        IdempotencyKeyReused: The actor has used the key for another request.
     """
     if parse_id(user_id) != actor.user_id:
         raise UserNotFound
@@ -225,7 +225,7 @@ def place(
 
 
 def _placed_before(actor: Actor, idempotency_key: str | None, digest: bytes | None) -> PlacedOrder:
-    """Return the order that the actor placed with this key and this request, as it is now."""
+    """Return the current state of the order that the same request with this key placed."""
     row = (
         database.row(_FIND_BY_KEY, user_id=actor.user_id, idempotency_key=idempotency_key) if idempotency_key else None
     )
@@ -238,10 +238,10 @@ def _placed_before(actor: Actor, idempotency_key: str | None, digest: bytes | No
 
 
 def find(actor: Actor, order_id: str) -> OwnedOrder:
-    """Return the order `order_id`, which is one of the actor's own unless staff asks.
+    """Return the order `order_id`; customers find only their own.
 
     Raises:
-        OrderNotFound: There is none, it is somebody else's, or `order_id` is not an id at all.
+        OrderNotFound: No such order, another user's order, or a malformed id.
     """
     parsed = parse_id(order_id)
     if parsed is None:
@@ -259,19 +259,19 @@ def find(actor: Actor, order_id: str) -> OwnedOrder:
 def list_for(
     actor: Actor, user_id: str, *, status: str | None, after: Position | None, limit: int
 ) -> tuple[list[PlacedOrder], bool]:
-    """Return a page of the orders of `user_id`, newest first, and whether there are more.
+    """Return a page of the orders of `user_id`, newest first, and whether more pages follow.
 
-    One query, whatever the page: it finds out as well whether there is such a user.
+    One query also checks that the user exists.
 
     Args:
-        actor: Who asks: that user, or staff.
-        user_id: Whose orders.
-        status: Only orders of this status; None for all.
-        after: Where the previous page ended; None for the first page.
-        limit: The most orders that are returned, 1 or more.
+        actor: The acting user: the owner of the orders, or staff.
+        user_id: The owner of the orders.
+        status: Only orders with this status; None for all.
+        after: The end of the previous page; None for the first page.
+        limit: The maximum number of orders, at least 1.
 
     Raises:
-        UserNotFound: There is no such user, it is somebody else, or `user_id` is not an id at all.
+        UserNotFound: No such user, another user, or a malformed id.
     """
     parsed = parse_id(user_id)
     if parsed is None or not (actor.is_staff or parsed == actor.user_id):
@@ -283,7 +283,7 @@ def list_for(
         status=status,
         created_at=created_at,
         id=id_,
-        # One more than asked for tells whether there is a next page.
+        # One more than requested shows whether another page follows.
         limit=limit + 1,
     )
     if not rows:
@@ -293,13 +293,13 @@ def list_for(
 
 
 def change_status(actor: Actor, order_id: str, status: str, *, now: datetime) -> PlacedOrder:
-    """Move an order to `status` and return it. If changes race, one wins.
+    """Change the status of an order and return the order. If changes race, one wins.
 
     Raises:
-        OrderNotFound: There is none, it is somebody else's, or `order_id` is not an id at all.
-        Forbidden: The order is the actor's own, but the actor may only cancel it.
-        InvalidTransition: The order's status does not allow it; the sentence says which it does.
-        ServiceUnavailable: The status allowed it each time it was read, and the change found the order otherwise.
+        OrderNotFound: No such order, another user's order, or a malformed id.
+        Forbidden: A customer may only cancel an order.
+        InvalidTransition: The current status does not allow the change; the message says what it allows.
+        ServiceUnavailable: Other changes won each race.
     """
     if not actor.is_staff and status != "cancelled":
         find(actor, order_id)
@@ -307,15 +307,15 @@ def change_status(actor: Actor, order_id: str, status: str, *, now: datetime) ->
     parsed = parse_id(order_id)
     if parsed is None:
         raise OrderNotFound
-    statement, whose = (_CHANGE_ANY, {}) if actor.is_staff else (_CHANGE_OWN, {"user_id": actor.user_id})
+    statement, owner = (_CHANGE_ANY, {}) if actor.is_staff else (_CHANGE_OWN, {"user_id": actor.user_id})
     before = _leading_to(status)
     event = events.new_status(status, now)
-    # Statuses only lead forward, so the service itself cannot change an order more often than there are statuses.
+    # A retry for each lost race. No order changes more often than there are statuses, because none is reached twice.
     for _ in STATUSES:
-        row = database.row(statement, id=parsed, status=status, before=before, event=event, now=now, **whose)
+        row = database.row(statement, id=parsed, status=status, before=before, event=event, now=now, **owner)
         if row is not None:
             return PlacedOrder._make(row)
-        # Either there is no such order, or its status stood in the way when the statement ran.
+        # There is no such order, or its status did not allow the change when the statement ran.
         current = find(actor, order_id).order.status
         if current not in before:
             raise _invalid_transition(current)

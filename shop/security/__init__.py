@@ -1,1 +1,1 @@
-"""Password hashes, bearer tokens and signed cursors."""
+"""Password hashes, bearer tokens and signed cursors for pages."""

@@ -1,7 +1,7 @@
-"""Cursors: where a page of a list ended, as an opaque text that only this list takes back.
+"""Cursors for pagination: an opaque text that marks the end of a page.
 
-A cursor is signed together with its scope (whose list, which filter), so that one made for another list, or made up, is
-recognized without a look at the database.
+A cursor is signed with its scope, which is the owner of the list and the filter. So a forged cursor, or one of another
+list, is rejected without a query.
 """
 
 import base64
@@ -18,35 +18,35 @@ SIGNATURE_BYTES = 16
 
 
 class Position(NamedTuple):
-    """The place of an order in a history: the next page begins behind it."""
+    """The position of an order in a list: the next page starts after it."""
 
     created_at: datetime
     id: str
 
 
 class Cursors:
-    """Writes and reads cursors.
+    """Signs and verifies cursors.
 
     Args:
-        key: The key that signs, and verifies first.
-        fallbacks: Former keys, which still verify.
+        key: The current key: it signs and verifies.
+        fallbacks: Former keys, which only verify.
     """
 
     def __init__(self, key: str, fallbacks: Sequence[str]) -> None:
-        # Keys of their own, so that nothing signed here means anything elsewhere, nor the other way round.
+        # Derived keys, so that a signature of a cursor is valid for nothing else, and vice versa.
         self._keys = [hmac.digest(secret.encode(), b"shop cursor", "sha256") for secret in (key, *fallbacks)]
 
     def write(self, position: Position, scope: str) -> str:
-        """Return the cursor of `position` in the list that `scope` names, URL-safe."""
+        """Return the cursor for `position` in the list `scope`, as URL-safe text."""
         microseconds = (position.created_at - EPOCH) // MICROSECOND
         payload = microseconds.to_bytes(8, "big", signed=True) + UUID(position.id).bytes
         return base64.urlsafe_b64encode(payload + _signature(self._keys[0], payload, scope)).decode()
 
     def read(self, text: str, scope: str) -> Position:
-        """Return the position that `text` stands for.
+        """Return the position of a cursor.
 
         Raises:
-            ValueError: `text` is no cursor of the list that `scope` names.
+            ValueError: `text` is not a cursor of the list `scope`.
         """
         try:
             raw = base64.b64decode(text.encode("ascii"), altchars=b"-_", validate=True)

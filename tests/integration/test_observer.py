@@ -61,5 +61,5 @@ class ObserverTest(ApiTestCase):
     def test_without_a_limit_no_statement_is_slow(self):
         observer = RequestObserver(self.writer, self.metrics, Proxies(()), 0)
         with self.assertNoLogs("shop.serving.observer"):
-            observer._note_statement(mock.Mock(duration=3600.0, sql="SELECT 1"))
+            observer._count_statement(mock.Mock(duration=3600.0, sql="SELECT 1"))
         self.assertEqual(0, self.registry.get_sample_value("shop_slow_statements_total"))

@@ -127,8 +127,8 @@ class LostTest(CommittedApiTestCase):
 class PlanTest(ApiTestCase):
     """A plan is made without a look at the values, and kept while the tables grow; `test_plans` has them with rows."""
 
-    # What clears the throttle's table reads ten rows of it, what lists staff all users, for a command.
-    READ_TABLES: ClassVar = {"shop.domain.throttle._CLEAR", "shop.domain.accounts._LIST_STAFF"}
+    # The rate limit deletes the ten oldest rows. `shop staff list` reads all users.
+    READ_TABLES: ClassVar = {"shop.domain.rate_limit._DELETE_EXPIRED", "shop.domain.accounts._LIST_STAFF"}
 
     def test_every_statement_goes_by_an_index_when_the_tables_are_empty(self):
         database.execute_sql("ANALYZE users, orders, login_failures")

@@ -5,7 +5,7 @@ import unittest
 from ipaddress import ip_network
 from unittest import mock
 
-from shop.serving.proxies import LONGEST, Proxies
+from shop.serving.proxies import MAX_HEADER_LENGTH, Proxies
 from shop.settings import Settings, SettingsError
 
 PROXIES = Proxies([ip_network("10.0.0.0/8"), ip_network("192.0.2.7"), ip_network("fd00::/8")])
@@ -37,7 +37,7 @@ class ClientTest(unittest.TestCase):
 
     def test_only_the_end_of_a_long_header_is_parsed(self):
         # The cut splits an address, and its rest looks like an address.
-        header = f"{LIAR}, " + "10.1.1.1," * (LONGEST // 9 + 10)
+        header = f"{LIAR}, " + "10.1.1.1," * (MAX_HEADER_LENGTH // 9 + 10)
         self.assertEqual("10.1.1.1", PROXIES.client(PROXY, header.rstrip(",")))
         self.assertEqual(CLIENT, PROXIES.client(PROXY, f"{header}{CLIENT}"))
 

@@ -203,7 +203,7 @@ class RememberedTest(unittest.TestCase):
         for _ in range(2):
             with self.assertRaises(InvalidToken):
                 self.tokens.verify(token)
-        self.assertEqual({}, self.tokens._verified)
+        self.assertEqual({}, self.tokens._cache)
 
     def test_a_token_is_good_until_the_second_in_which_it_expires(self):
         self.now = self.now.replace(microsecond=0)
@@ -225,7 +225,7 @@ class RememberedTest(unittest.TestCase):
             with self.assertRaises(InvalidToken):
                 self.tokens.verify(forged)
         self.assertEqual(2, self.decode.call_count)
-        self.assertEqual({}, self.tokens._verified)
+        self.assertEqual({}, self.tokens._cache)
 
     def test_other_keys_remember_nothing_of_these(self):
         token = self.tokens.issue(ADA)
@@ -238,7 +238,7 @@ class RememberedTest(unittest.TestCase):
         with mock.patch("shop.security.tokens.CACHE_SIZE", 3):
             for token in issued:
                 self.tokens.verify(token)
-        self.assertEqual(issued[1:], list(self.tokens._verified))
+        self.assertEqual(issued[1:], list(self.tokens._cache))
 
     def test_threads_that_verify_at_once_keep_the_bound(self):
         class Slow(dict):
@@ -248,19 +248,19 @@ class RememberedTest(unittest.TestCase):
                 time.sleep(0.001)
                 return super().pop(*arguments)
 
-        self.tokens._verified = Slow()
+        self.tokens._cache = Slow()
         issued = [self.tokens.issue(actor(number)) for number in range(60)]
         with mock.patch("shop.security.tokens.CACHE_SIZE", 5), ThreadPoolExecutor(8) as threads:
             actors = list(threads.map(self.tokens.verify, issued * 3))
         self.assertEqual([actor(number) for number in range(60)] * 3, actors)
-        self.assertLessEqual(len(self.tokens._verified), 5)
+        self.assertLessEqual(len(self.tokens._cache), 5)
 
 
 class PasswordsTest(unittest.TestCase):
     """Hashing and verifying."""
 
     def setUp(self):
-        self.passwords = Passwords(time_cost=1, memory_cost=8, parallelism=1, places=1)
+        self.passwords = Passwords(time_cost=1, memory_cost=8, parallelism=1, slots=1)
 
     def test_only_the_password_itself_verifies(self):
         hashed = self.passwords.hash("secret1")
@@ -278,8 +278,8 @@ class PasswordsTest(unittest.TestCase):
             self.assertFalse(self.passwords.verify(None, "nobody's password"))
             self.assertFalse(self.passwords.verify(self.passwords.hash("secret1"), "wrong"))
         self.assertEqual(2, argon2.verify.call_count)
-        nobodys, somebodys = (call.args[0] for call in argon2.verify.call_args_list)
-        self.assertEqual(nobodys.split("$")[:4], somebodys.split("$")[:4], "the parameters are the same")
+        dummy, real = (call.args[0] for call in argon2.verify.call_args_list)
+        self.assertEqual(dummy.split("$")[:4], real.split("$")[:4], "the parameters are the same")
 
     def test_a_hash_that_is_no_hash_verifies_nothing(self):
         self.assertFalse(self.passwords.verify("!", "!"))
@@ -287,16 +287,16 @@ class PasswordsTest(unittest.TestCase):
     def test_other_parameters_ask_for_a_rehash(self):
         hashed = self.passwords.hash("secret1")
         self.assertFalse(self.passwords.needs_rehash(hashed))
-        self.assertTrue(Passwords(time_cost=2, memory_cost=8, parallelism=1, places=1).needs_rehash(hashed))
+        self.assertTrue(Passwords(time_cost=2, memory_cost=8, parallelism=1, slots=1).needs_rehash(hashed))
 
-    def test_one_more_than_there_are_places_is_told_so_at_once(self):
-        with self.passwords.place():
-            with self.assertRaises(ServiceUnavailable) as refused, self.passwords.place():
-                self.fail("there was a place")
+    def test_without_a_free_slot_a_request_is_rejected_at_once(self):
+        with self.passwords.slot():
+            with self.assertRaises(ServiceUnavailable) as refused, self.passwords.slot():
+                self.fail("there was a slot")
             self.assertIn("Retry-After", refused.exception.headers)
-        with self.assertRaises(InvalidToken), self.passwords.place():
+        with self.assertRaises(InvalidToken), self.passwords.slot():
             raise InvalidToken
-        with self.passwords.place():
+        with self.passwords.slot():
             self.assertTrue(self.passwords.verify(self.passwords.hash("secret1"), "secret1"))
 
     def test_one_thread_hashes_and_yields_to_the_others(self):

@@ -1,4 +1,4 @@
-"""The log-in throttle: guessing is stopped before any hashing, for known and unknown addresses alike."""
+"""The login rate limit: guessing is stopped before any hashing, for known and unknown addresses alike."""
 
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
@@ -17,7 +17,7 @@ from tests.support.cases import ApiTestCase, CommittedApiTestCase, make_client, 
 START = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 
 
-class ThrottleTest(ApiTestCase):
+class RateLimitTest(ApiTestCase):
     """Ten failures in fifteen minutes, on a clock of our own."""
 
     def setUp(self):
@@ -153,7 +153,7 @@ class WorkTest(ApiTestCase):
         self.assertEqual(work[0], work[1])
 
 
-class CommittedThrottleTest(CommittedApiTestCase):
+class CommittedRateLimitTest(CommittedApiTestCase):
     """What is kept although the request fails."""
 
     def test_the_record_of_a_failure_is_committed(self):

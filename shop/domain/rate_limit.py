@@ -1,8 +1,8 @@
-"""The log-in throttle: after too many failures for one account, no password is looked at for a while.
+"""The login rate limit: after too many failures for one address, logins are rejected without checking the password.
 
-Counted in the database, so that it holds across workers and restarts, and for any address, whether it has an account or
-not. Each failure is committed by its own statement, whatever becomes of the request. Checks that are under way
-at the same moment may all pass: the count can be exceeded by the number of the service's threads, no further.
+The database counts the failures, so the limit holds across workers and restarts. Addresses without an account are
+counted, too. Each failure is committed by its own statement, even if the request fails later. Concurrent logins may all
+pass the check, so the limit can be exceeded by the number of threads of the service at most.
 """
 
 import hashlib
@@ -15,8 +15,8 @@ from shop.errors import TooManyAttempts
 from shop.storage.database import database
 from shop.storage.statements import Slot, Statement
 
-# How many expired rows each failure clears away: more than it adds, so that the table cannot grow without end.
-CLEARED_AT_ONCE = 10
+# Expired rows that each failure deletes: more than it adds, so the table cannot grow without a limit.
+MAX_DELETED = 10
 
 
 _EXPIRED = LoginFailures.since <= Slot("expiry")
@@ -38,39 +38,39 @@ _RECORD = Statement(
     )
 )
 _FORGET = Statement(LoginFailures.delete().where(LoginFailures.account == Slot("account")))
-# The oldest first, found by an index; as an array and a number in the text, because a join, and a limit that comes with
-# each run, would have the planner read the whole table at every failure.
-_CLEARED = (
+# The oldest first, by an index. With a join, or with a parameter as the limit, the planner would choose to read the
+# whole table at each failure.
+_OLDEST_EXPIRED = (
     LoginFailures.select(LoginFailures.account)
     .where(_EXPIRED)
     .order_by(LoginFailures.since)
-    .limit(SQL(str(CLEARED_AT_ONCE)))
-    # Two failures at once clear different rows, instead of waiting for each other.
+    .limit(SQL(str(MAX_DELETED)))
+    # Concurrent failures delete different rows instead of waiting for each other.
     .for_update(skip_locked=True)
 )
-_CLEAR = Statement(LoginFailures.delete().where(LoginFailures.account == fn.ANY(fn.ARRAY(_CLEARED))))
+_DELETE_EXPIRED = Statement(LoginFailures.delete().where(LoginFailures.account == fn.ANY(fn.ARRAY(_OLDEST_EXPIRED))))
 
 
-class Throttle:
-    """Counts the failed log-ins of each account within a window of time that begins with the first.
+class LoginRateLimit:
+    """Counts the failed logins of each account in a time window, which begins with the first failure.
 
     Args:
-        max_failures: How many are allowed in a window; 0 turns the throttle off.
-        window: Length of the window in seconds; 0 turns the throttle off.
+        max_failures: The maximum number of failures in a window; 0 disables the rate limit.
+        window: The length of the window in seconds; 0 disables the rate limit.
     """
 
     def __init__(self, *, max_failures: int, window: int) -> None:
         self._max_failures = max_failures
         self._window = timedelta(seconds=window)
-        self._is_on = max_failures > 0 and window > 0
+        self._is_enabled = max_failures > 0 and window > 0
 
     def check(self, email_key: str, *, now: datetime) -> bool:
-        """Return whether the account with this `email_key` has failures on record.
+        """Return whether the account with this `email_key` has failures in the current window.
 
         Raises:
-            TooManyAttempts: They are too many, until the window ends.
+            TooManyAttempts: The account has reached the maximum; the error says when the window ends.
         """
-        if not self._is_on:
+        if not self._is_enabled:
             return False
         row = database.row(_FIND, account=_account(email_key), expiry=now - self._window)
         if row is None:
@@ -81,17 +81,17 @@ class Throttle:
         return True
 
     def record(self, email_key: str, *, now: datetime) -> None:
-        """Count a failure for an account, and clear away some that have expired."""
-        if self._is_on:
+        """Count a failure for an account, and delete some expired rows."""
+        if self._is_enabled:
             expiry = now - self._window
             database.rows(_RECORD, account=_account(email_key), now=now, expiry=expiry)
-            database.rows(_CLEAR, expiry=expiry)
+            database.rows(_DELETE_EXPIRED, expiry=expiry)
 
     def forget(self, email_key: str) -> None:
-        """Forget the failures of an account: its owner has logged in."""
+        """Delete the failures of an account, after a successful login."""
         database.rows(_FORGET, account=_account(email_key))
 
 
 def _account(email_key: str) -> bytes:
-    # Of one length however long an address is sent, and the table tells nobody's address.
+    # A hash limits the length of the key, and keeps addresses out of the table.
     return hashlib.sha256(email_key.encode()).digest()
