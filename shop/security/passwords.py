@@ -1,7 +1,7 @@
 """Password hashes: Argon2id with the parameters that OWASP recommends, one at a time on a low-priority thread.
 
 By design a hash needs a core and much memory, so many logins at once would starve other requests. So each process has
-one hashing thread: it yields to the threads that serve requests, and all hashes use the same memory. The queue for it is
+one hashing thread: it yields to the threads that serve requests, and all hashes use the same memory. Its queue is
 limited, because each waiting request holds a thread of the server.
 """
 
