@@ -66,8 +66,9 @@ class Gate:
 
     @property
     def is_usable(self) -> bool:
-        """Whether a later sandbox can have this connection: it remembers nothing that a new one would not know."""
-        changed = self._is_spoiled or self.backend.placeholders or self.backend.schema_changed
+        """Whether the next sandbox can have this connection: it remembers nothing that a new one would not know."""
+        # There are levels left if Ctrl-C came while a sandbox ended.
+        changed = self._levels or self._is_spoiled or self.backend.placeholders or self.backend.schema_changed
         return not (changed or self.real.closed)
 
     # -- sandboxes, one inside the other ------------------------------------------------------------------------------

@@ -80,10 +80,12 @@ class Sandbox:
         The block gets a function that undoes at once what it has done so far.
         """
         with self._making:
-            gate = self._ready(self._parameters) if self._gate else None
-            if gate is None:
+            if self._gate is None:
+                was_closed = self._database.is_closed()
                 self._database.connection()
-                gate = self._ready(self._parameters)
+                if was_closed:
+                    self._database.close()
+            gate = self._ready(self._parameters)
         gate.push()
         try:
             yield gate.undo

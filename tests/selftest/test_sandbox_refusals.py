@@ -499,10 +499,32 @@ class ExitTest(RefusalTestCase):
         def interrupt(*_):
             raise KeyboardInterrupt
 
-        sandbox._gate.left_open = interrupt
+        gate = sandbox._gate
+        for moment in ("left_open", "pop"):
+            with self.subTest(moment):
+                setattr(gate, moment, interrupt)
+                with self.assertRaises(KeyboardInterrupt):
+                    sandbox.leave()
+                delattr(gate, moment)
+                self.assertInnocent(db)
+                sandbox = Sandbox(db)
+                sandbox.enter()
+                db.execute_sql("SELECT 1")
+                gate = sandbox._gate
+        sandbox.leave()
+
+    def test_interrupt_just_before_the_sandbox_rolls_back(self):
+        db = PostgresqlDatabase(self.url)
+        sandbox = Sandbox(db)
+        sandbox.enter()
+        db.execute_sql("INSERT INTO item (name) VALUES ('a')")
+
+        def interrupt():
+            raise KeyboardInterrupt
+
+        sandbox._undo = interrupt
         with self.assertRaises(KeyboardInterrupt):
             sandbox.leave()
-        del sandbox._gate.left_open
         self.assertInnocent(db)
 
     def test_a_part_can_be_undone(self):
@@ -512,7 +534,9 @@ class ExitTest(RefusalTestCase):
         db.execute_sql("INSERT INTO item (name) VALUES ('class')")
         inner.enter()
         insert, select = "INSERT INTO item (name) VALUES (%s)", "SELECT name FROM item ORDER BY name"
+        db.close()
         with inner.undone() as undo:
+            self.assertTrue(db.is_closed())
             for name in "ab":
                 db.execute_sql(insert, (name,))
                 self.assertEqual([(name,), ("class",)], db.execute_sql(select).fetchall())
