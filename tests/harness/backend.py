@@ -15,6 +15,8 @@ _FUNCTIONS = """
     SELECT proname, prosrc FROM pg_proc JOIN pg_namespace ON pg_namespace.oid = pronamespace
     WHERE nspname NOT IN ('pg_catalog', 'information_schema') AND prosrc ~* 'set_config|advisory|notify|set\\s+local'
 """
+CHANGES_SCHEMA = {"CREATE", "CREATE TEMP", "ALTER", "DROP", "DO", "CALL", "IMPORT"}
+_MAKES_FUNCTIONS = {"function", "procedure", "routine", "extension", "do", "call"}
 _ADVISORY_LOCKS = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()"
 
 
@@ -27,6 +29,7 @@ class Backend:
     Attributes:
         prepared: The text of each prepared statement on it.
         placeholders: Custom settings that it knows now, and would not have known when it was new.
+        kept_lock: The line that took an advisory lock for a transaction of the code that has ended; the lock is held.
         schema_changed: Whether the schema may be another one than when the connection was made.
     """
 
@@ -35,7 +38,9 @@ class Backend:
         self._real = weakref.ref(real)
         self.prepared: dict[str, str] = {}
         self.placeholders: set[str] = set()
+        self.kept_lock = ""
         self.schema_changed = False
+        self._functions_changed = False
         self._constraints: list[tuple[str, bool]] | None = None
         self._functions: dict[str, Text] | None = None
 
@@ -68,10 +73,16 @@ class Backend:
 
     def functions(self) -> dict[str, Text]:
         """Return what the bodies of the project's functions do, of those that change settings or take locks."""
-        if self._functions is None or self.schema_changed:
+        if self._functions is None or self._functions_changed:
             bodies = ((name, read(body)) for name, body in self.rows(_FUNCTIONS))
             self._functions = {name: text for name, text in bodies if text}
         return self._functions
+
+    def note(self, text: Text) -> None:
+        """Note whether `text` has changed the schema."""
+        if text.verbs & CHANGES_SCHEMA:
+            self.schema_changed = True
+            self._functions_changed = self._functions_changed or bool(text.names & _MAKES_FUNCTIONS)
 
     def release_locks(self) -> bool:
         """Release all advisory locks of the session, and return whether there were any."""

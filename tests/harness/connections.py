@@ -81,11 +81,12 @@ class Connection(extensions.connection):
         self._end(lambda gate: gate.rollback(self.session))
 
     def _end(self, end: Callable[[Any], Any]) -> None:
-        gate = self.gate
-        # Also where there was no transaction: the driver's server-side cursors end with each commit.
+        # Also if there was no transaction: the driver's server-side cursors end with each commit.
         self.ends += 1
-        self.session.has_begun = False
-        gate.protected(lambda: end(gate))
+        # The driver does not end a transaction that the code has begun as SQL.
+        if self.session.has_begun:
+            self.session.has_begun = False
+            self.gate.protected(lambda: end(self.gate))
 
     def close(self) -> None:
         for cursor in list(self._cursors):

@@ -31,7 +31,6 @@ _NEEDS_TRANSACTION = {
 }
 # Outside a transaction they end with themselves.
 _OF_TRANSACTION = {"SET LOCAL", "SET CONSTRAINTS", "SET TRANSACTION"}
-CHANGES_SCHEMA = {"CREATE", "CREATE TEMP", "ALTER", "DROP", "DO", "CALL", "IMPORT"}
 _NOTHING = Statement("")
 
 Send = Callable[[], Any]
@@ -105,7 +104,7 @@ class Gate:
             return
         is_lost = self.real.closed or self.real.get_transaction_status() == TRANSACTION_STATUS_IDLE
         self.real.rollback()
-        self._active = None
+        self._active, self.backend.kept_lock = None, ""
         if is_lost:
             raise errors.NoActiveSqlTransaction("the sandbox's transaction is gone")
 
@@ -238,7 +237,7 @@ class Gate:
                 self.rollback(session)
             refuse_error(error, self.escapes, alone=alone)
             raise
-        self.backend.schema_changed = self.backend.schema_changed or bool(text.verbs & CHANGES_SCHEMA)
+        self.backend.note(text)
         session.note_after(text)
         if alone and text.verbs & _OF_TRANSACTION:
             self.rollback(session)

@@ -12,12 +12,12 @@ from peewee import PostgresqlDatabase
 from psycopg2 import Error, extensions
 
 from tests.harness import driver
-from tests.harness.backend import Backend
+from tests.harness.backend import CHANGES_SCHEMA, Backend
 from tests.harness.connections import connection_class
 from tests.harness.cursors import Cursor, cursor_class, is_class_of
 from tests.harness.escapes import Escapes, line_of_project
 from tests.harness.findings import spending
-from tests.harness.gate import CHANGES_SCHEMA, Reread, Send
+from tests.harness.gate import Reread, Send
 from tests.harness.sandbox import Sandbox, database_name, introduce, note_threads_left, shut
 from tests.harness.sessions import Session
 from tests.harness.sqltext import Text, read

@@ -60,6 +60,9 @@ def refuse_meeting(session: Session, text: Text, others: Sequence[Session], back
             escapes.refuse(what)
         if common := text.names & (other.temporary.keys() - session.temporary.keys()):
             escapes.refuse(f"the name {min(common)} is that of another connection's temporary table")
+    if backend.kept_lock and "pg_locks" in text.names:
+        what = f"pg_locks still shows an advisory lock whose transaction has ended, taken at {backend.kept_lock}"
+        escapes.refuse(what)
     if backend.placeholders:
         asked = {call.setting for call in text.calls if call.function == "current_setting"}
         asked |= {statement.name for statement in text.statements if statement.verb == "SHOW"}

@@ -130,6 +130,9 @@ class Sandbox:
         real = driver.real_connect(**parameters)
         gate = Gate(real, self._escapes)
         ((level,),) = gate.backend.rows("SHOW default_transaction_isolation")
+        # Now, because the code may set a time limit that is too short for this.
+        gate.backend.constraints()
+        gate.backend.functions()
         real.rollback()
         if level != "read committed":
             real.close()

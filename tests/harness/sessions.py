@@ -39,6 +39,8 @@ class Session:
         self._away: dict[str, str | None] | None = None
         self._prepared: dict[str, str] = {}
         self._declares = self._holds = self._is_opaque = False
+        # The line that took an advisory lock for the running transaction.
+        self._lock = ""
 
     @property
     def status(self) -> int:
@@ -89,7 +91,9 @@ class Session:
         self._is_opaque = self._is_opaque or bool(text.verbs & {"DO", "CALL", "LOAD"})
         self._declares = self._declares or "DECLARE" in text.verbs
         self._holds = self._holds or "DECLARE HOLD" in text.verbs
-        if text.locks == "session":
+        if text.locks == "transaction":
+            self._lock = line_of_project() or "a test"
+        elif text.locks:
             self.locks = self.locks or line_of_project() or "a test"
         for statement in text.statements:
             if statement.verb == "CREATE TEMP":
@@ -136,11 +140,13 @@ class Session:
     def end_transaction(self) -> None:
         """Forget what belonged to the transaction."""
         self.in_transaction = self._declares = False
+        self._lock = ""
         self._local.clear()
 
     def committing(self) -> str:
         """Return the SQL that does what COMMIT does to tables, cursors and settings of the transaction."""
         done = ""
+        self._backend.kept_lock = self._backend.kept_lock or self._lock
         for table, at_end in list(self.temporary.items()):
             name = f"pg_temp.{quoted(table)}"
             if at_end == "DROP":

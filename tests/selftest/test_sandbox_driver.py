@@ -234,6 +234,29 @@ class DriverConnectionTest(VerdictTestCase):
             return seen, refused
 
     @verdict
+    def test_commit_of_the_connection_ends_no_transaction_that_was_begun_as_sql(self, db, model):
+        with self.request(db):
+            for end in ("commit", "rollback"):
+                db.begin()
+                model.create(name=end)
+                getattr(db.connection(), end)()
+                db.rollback()
+            db.begin()
+            model.create(name="kept")
+            db.connection().rollback()
+            db.commit()
+
+    @verdict
+    def test_deferred_constraint_fails_in_commit_of_the_connection(self, db, model):
+        connection = self.connect()
+        cursor = connection.cursor()
+        cursor.execute("INSERT INTO child VALUES (1, 1)")
+        failed = said(connection.commit)
+        cursor.execute("INSERT INTO item (name) VALUES ('a')")
+        connection.commit()
+        return failed, connection.status
+
+    @verdict
     def test_with_connection(self, db, model):
         with self.request(db):
             connection = db.connection()

@@ -352,6 +352,18 @@ class OtherConnectionTest(RefusalTestCase):
         guilty = self.two("SELECT pg_advisory_lock(1)", "SELECT pg_try_advisory_lock(1)")
         self.assertRefused(guilty, "an advisory lock was asked for while another connection may hold one", "taken at")
 
+    def test_advisory_lock_of_a_transaction_that_is_still_seen(self):
+        def guilty(db):
+            with db.atomic():
+                db.execute_sql("SELECT pg_advisory_xact_lock(1)")
+                db.execute_sql("SELECT count(*) FROM pg_locks")
+            db.execute_sql("SELECT pg_try_advisory_xact_lock(1)")
+            db.execute_sql("SELECT count(*) FROM pg_locks")
+
+        self.assertRefused(
+            guilty, "pg_locks still shows an advisory lock whose transaction has ended", "taken at tests"
+        )
+
     def test_temporary_table_of_another_connection(self):
         guilty = self.two("CREATE TEMP TABLE t (x int)", "SELECT x FROM t")
         self.assertRefused(guilty, "the name t is that of another connection's temporary table")
