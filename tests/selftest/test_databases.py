@@ -155,6 +155,14 @@ class DatabasesTest(unittest.TestCase):
         self.assertNotIn(killed, self.names())
         self.assertIn(living.name, self.names())
 
+    def test_the_server_does_not_end_the_session_that_proves_a_run_to_live(self):
+        hasty = databases().create("hasty")
+        self.addCleanup(databases().drop, hasty)
+        databases().execute(f'ALTER DATABASE "{hasty.name}" SET idle_session_timeout = 5000')
+        with self.run_of(hasty.url)._keeper.cursor() as cursor:
+            cursor.execute("SHOW idle_session_timeout")
+            self.assertEqual(("0",), cursor.fetchone())
+
     def test_databases_without_a_comment_of_ours_stay(self):
         for comment in ("", "a person's", '{"kit": "tests.harness", "project": "another", "key": 1}', '["x"]', "1"):
             other = databases().create("other")
