@@ -42,7 +42,7 @@ def main(url: str = "http://127.0.0.1:8000") -> None:
     with open_browser() as browser:
         browser.execute_cdp_cmd("Emulation.setScrollbarsHidden", {"hidden": True})
         take(browser, "docs", f"{url}/docs", ready=".opblock", height=858)
-        take(browser, "report", (ROOT / "build/report/report.html").as_uri(), ready="#tests", height=1000)
+        take(browser, "report", (ROOT / "build/report/report.html").as_uri(), ready="#tests", height=962)
 
 
 if __name__ == "__main__":
