@@ -29,8 +29,6 @@ _NEEDS_TRANSACTION = {
     "RELEASE": "RELEASE SAVEPOINT",
     "ROLLBACK TO": "ROLLBACK TO SAVEPOINT",
 }
-# Outside a transaction they end with themselves.
-_OF_TRANSACTION = {"SET LOCAL", "SET CONSTRAINTS", "SET TRANSACTION"}
 _NOTHING = Statement("")
 
 Send = Callable[[], Any]
@@ -239,9 +237,7 @@ class Gate:
             raise
         self.backend.note(text)
         session.note_after(text)
-        if alone and text.verbs & _OF_TRANSACTION:
-            self.rollback(session)
-        elif alone:
+        if alone:
             self.commit(session)
         return result
 

@@ -23,6 +23,8 @@ _SETTINGS_OF_WORDS = {
     "ROLE": "role",
     "AUTHORIZATION": "session_authorization",
 }
+# Longer texts are rows that are inserted together, and not sent twice.
+_LONGEST_KEPT = 10_000
 _WRITES = {"INSERT", "UPDATE", "DELETE", "MERGE", "TRUNCATE", "COPY", "CREATE", "ALTER", "DROP", "INTO", "DO", "CALL"}
 _FIRST_WORDS = {"START": "BEGIN", "END": "COMMIT", "ABORT": "ROLLBACK"}
 _LITERALS = {
@@ -97,9 +99,13 @@ class Text(NamedTuple):
     writes: bool
 
 
-@lru_cache(4096)
 def read(sql: str) -> Text | None:
     """Return what `sql` does, or None if it is not SQL (a quote without an end)."""
+    return _read(sql) if len(sql) < _LONGEST_KEPT else _read.__wrapped__(sql)
+
+
+@lru_cache(4096)
+def _read(sql: str) -> Text | None:
     try:
         tokens = _Tokenizer().tokenize(sql)
     except TokenError:
