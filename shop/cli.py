@@ -53,6 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     serve_command.add_argument("--port", type=int, help="port to listen on (SHOP_PORT, else 8000)")
     serve_command.add_argument("--workers", type=int, metavar="N", help="worker processes (SHOP_WORKERS, else 2)")
     serve_command.add_argument("--threads", type=int, metavar="N", help="threads of each (SHOP_THREADS, else 64)")
+    serve_command.add_argument("--deliver", action="store_true", help="also run `shop deliver`, as a child process")
     serve_command.set_defaults(run="serve")
 
     migrate_command = commands.add_parser(
@@ -95,6 +96,7 @@ def _parser() -> argparse.ArgumentParser:
     listing.set_defaults(run="staff", act="list")
 
     _add_export(commands, data_dir)
+    _add_webhooks(commands, data_dir)
     return parser
 
 
@@ -112,6 +114,36 @@ def _add_export(commands: Commands, data_dir: argparse.ArgumentParser) -> None:
     orders.add_argument("--format", choices=("csv", "jsonl"), default="csv", help="default: csv")
     orders.add_argument("--output", default="-", metavar="FILE", help="where to write; default: -, which is stdout")
     orders.set_defaults(run="export")
+
+
+def _add_webhooks(commands: Commands, data_dir: argparse.ArgumentParser) -> None:
+    deliver_command = commands.add_parser(
+        "deliver",
+        parents=[data_dir],
+        help="send order events to webhook endpoints until Ctrl-C or SIGTERM",
+        description="Sends order events to webhook endpoints until Ctrl-C or SIGTERM. Several may run at once.",
+    )
+    deliver_command.set_defaults(run="deliver")
+    webhooks_command = commands.add_parser(
+        "webhooks", help="manage webhook endpoints", description="Manages the endpoints that get order events."
+    )
+    acts = webhooks_command.add_subparsers(required=True, metavar="ACTION", title="actions")
+    for name, argument, text in (
+        ("add", "url", "register a URL, and print its secret once"),
+        ("list", None, "list the endpoints"),
+        ("remove", "endpoint", "remove an endpoint with its deliveries"),
+        ("rotate", "endpoint", "make a new secret, and enable a disabled endpoint again"),
+        ("failed", None, "list the events that were not delivered after all attempts"),
+        ("replay", "event", "send a failed event again"),
+    ):
+        act = acts.add_parser(name, parents=[data_dir], help=text, description=f"{text.capitalize()}.")
+        if argument:
+            act.add_argument(argument, metavar=argument.upper())
+        if name == "add":
+            act.add_argument(
+                "--type", action="append", default=[], help="send only events of this type; may be repeated"
+            )
+        act.set_defaults(run="webhooks", act=name)
 
 
 def _moment(text: str) -> datetime:

@@ -1,4 +1,4 @@
-"""What the command ``shop`` does: serve, migrate, export, openapi, staff."""
+"""What the command ``shop`` does: serve, migrate, export, openapi, staff, webhooks, deliver."""
 
 import argparse
 import contextlib
@@ -7,7 +7,7 @@ import logging
 import secrets
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import NoReturn, TextIO
 
@@ -112,8 +112,21 @@ def _serve(options: argparse.Namespace) -> None:
     signal.signal(signal.SIGTERM, _interrupt)
     with with_database(settings, join=False) as complete:
         _migrate_and_report(complete)
-        serve(complete, on_ready=lambda url: _announce(complete, url))
+        with _delivering(complete) if options.deliver else contextlib.nullcontext():
+            serve(complete, on_ready=lambda url: _announce(complete, url))
     _say("stopped")
+
+
+@contextlib.contextmanager
+def _delivering(settings: Settings) -> Iterator[None]:
+    """Run a deliverer for the duration of the block."""
+    from shop.webhooks.process import start_beside, stop_beside  # noqa: PLC0415 - Others need no HTTP client.
+
+    process = start_beside(settings)
+    try:
+        yield
+    finally:
+        stop_beside(process)
 
 
 def _announce(settings: Settings, url: str) -> None:
@@ -155,6 +168,33 @@ def _staff_remove(options: argparse.Namespace) -> None:
 def _staff_list(_options: argparse.Namespace) -> None:
     for account in accounts.list_staff():
         print(f"{account.email}  {account.name}")
+
+
+def _deliver(options: argparse.Namespace) -> None:
+    from shop.webhooks.process import deliver  # noqa: PLC0415
+
+    settings = Settings.load(data_dir=options.data_dir)
+    logs.configure(settings)
+    for sentence in unused_variables():
+        log.warning(sentence)
+    signal.signal(signal.SIGTERM, _interrupt)
+    with with_database(settings, join=True) as complete:
+        deliver(complete)
+
+
+def _webhooks(options: argparse.Namespace) -> None:
+    from shop.domain.webhooks import WebhookRefused  # noqa: PLC0415
+    from shop.webhooks.management import manage  # noqa: PLC0415
+
+    settings = Settings.load(data_dir=options.data_dir)
+    with with_database(settings, join=True) as complete:
+        database.database.configure(complete)
+        try:
+            manage(complete, options)
+        except WebhookRefused as error:
+            raise CommandRefused(str(error)) from error
+        finally:
+            database.database.close()
 
 
 def _export(options: argparse.Namespace) -> None:
@@ -226,8 +266,10 @@ def _refuse(sentence: str, status: int = USAGE_ERROR) -> int:
 _COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "serve": _serve,
     "migrate": _migrate,
+    "deliver": _deliver,
     "export": _export,
     "openapi": _openapi,
     "staff": _staff,
+    "webhooks": _webhooks,
 }
 _STAFF = {"add": _staff_add, "remove": _staff_remove, "list": _staff_list}

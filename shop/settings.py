@@ -158,6 +158,15 @@ class Settings(BaseSettings):
         # Browsers leave out a port that follows from the scheme.
         return tuple(re.sub(r"^(http(?=://.*:80$)|https(?=://.*:443$))(.*):[0-9]+$", r"\1\2", each) for each in origins)
 
+    webhook_allow_http: bool = Field(
+        False, description="whether webhooks may be sent to `http://` URLs; otherwise only to `https://`"
+    )
+    webhook_allow_private: bool = Field(
+        False,
+        description="whether webhooks may be sent to private, loopback and link-local addresses; otherwise only to the "
+        "public internet",
+    )
+
     @field_validator("database_url")
     @classmethod
     def _is_postgres_url(cls, url: SecretStr | None) -> SecretStr | None:

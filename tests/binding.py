@@ -38,9 +38,9 @@ def point_at(url: str) -> None:
 
 def models() -> list[type]:
     """Return all models."""
-    from shop.domain.models import LoginFailures, Order, User
+    from shop.domain.models import LoginFailures, Order, User, WebhookDelivery, WebhookEndpoint
 
-    return [User, Order, LoginFailures]
+    return [User, Order, LoginFailures, WebhookEndpoint, WebhookDelivery]
 
 
 def make_schema() -> None:

@@ -119,6 +119,29 @@ class OrderStatusChanged(ResponseModel):
     data: StatusChangedData
 
 
+class OrderPlacedWebhook(ResponseModel):
+    """An order was placed."""
+
+    type: Literal["order.placed"]
+    timestamp: Time
+    data: PlacedData
+
+
+class OrderStatusChangedWebhook(ResponseModel):
+    """An order's status was changed."""
+
+    type: Literal["order.status_changed"]
+    timestamp: Time
+    data: StatusChangedData
+
+
+# The body of each webhook, by the type of its event.
+WEBHOOKS: dict[str, type[ResponseModel]] = {
+    "order.placed": OrderPlacedWebhook,
+    "order.status_changed": OrderStatusChangedWebhook,
+}
+
+
 class OrderEvents(ResponseModel):
     """The events of an order, oldest first."""
 

@@ -74,3 +74,40 @@ class LoginFailures(Model):
     class Meta:
         database = database
         table_name = "login_failures"
+
+
+class WebhookEndpoint(Model):
+    """An address that gets order events. A list of no types means all types."""
+
+    id = UUIDField(primary_key=True)
+    url = TextField()
+    types = JSONField(dumps=_json_text)
+    secret = TextField()
+    previous_secret = TextField(null=True)
+    rotated_at = DateTimeTZField(null=True)
+    created_at = DateTimeTZField()
+    disabled_at = DateTimeTZField(null=True)
+
+    class Meta:
+        database = database
+        table_name = "webhook_endpoints"
+
+
+class WebhookDelivery(Model):
+    """An event that an endpoint has not acknowledged; see `shop.domain.deliveries`."""
+
+    user_id = UUIDField()
+    order_id = UUIDField()
+    endpoint = ForeignKeyField(WebhookEndpoint, on_delete="CASCADE")
+    position = SmallIntegerField()
+    event_id = UUIDField()
+    event = JSONField(dumps=_json_text)
+    occurred_at = DateTimeTZField()
+    status = TextField()
+    attempts = SmallIntegerField()
+    due_at = DateTimeTZField()
+
+    class Meta:
+        database = database
+        table_name = "webhook_deliveries"
+        primary_key = CompositeKey("user_id", "order_id", "endpoint", "position")

@@ -12,7 +12,7 @@ from unittest import TestCase, mock
 import psycopg2
 from peewee import ForeignKeyField, PostgresqlDatabase, ProgrammingError
 
-from shop.domain.models import LoginFailures, Order, User
+from shop.domain.models import LoginFailures, Order, User, WebhookDelivery, WebhookEndpoint
 from shop.ids import email_key
 from shop.storage import migrations
 from shop.storage.database import database
@@ -21,14 +21,14 @@ from tests.harness.postgres import empty, setUpModule, tearDownModule  # noqa: F
 from tests.support.cases import ApiTestCase
 from tests.support.live import run_shop
 
-ALL = ["0001_users_and_orders", "0002_login_failures", "0003_email_key", "0004_order_events"]
+ALL = ["0001_users_and_orders", "0002_login_failures", "0003_email_key", "0004_order_events", "0005_webhooks"]
 
 
 class SchemaTest(ApiTestCase):
     """The migrated schema against the models."""
 
     def test_columns_are_those_of_the_models(self):
-        for model in (User, Order, LoginFailures):
+        for model in (User, Order, LoginFailures, WebhookEndpoint, WebhookDelivery):
             meta = model._meta
             expected = {
                 field.column_name: (
@@ -161,7 +161,9 @@ class EmailKeyTest(TestCase):
         with self.assertRaisesRegex(migrations.CannotMigrate, f"^these e-mail .*: {named}; nothing was changed"):
             self.migrate_in_batches_of_two()
         self.assertEqual(before, self.snapshot())
-        self.assertEqual([True, True, False, False], [bool(applied) for _, applied in migrations.status(self.url)])
+        self.assertEqual(
+            [True, True, *[False] * len(ALL[2:])], [bool(applied) for _, applied in migrations.status(self.url)]
+        )
         self.execute("DELETE FROM users WHERE email = 'strasse@example.com'")
         self.assertEqual(ALL[2:], migrations.migrate(self.url))
 

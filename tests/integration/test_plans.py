@@ -23,6 +23,8 @@ from tests.support.statements import ID, PLAN_MODES, Node, plan, statements
 
 # Statements that may read a table from end to end, each with its reason.
 READS_ALL = {
+    "shop.domain.webhooks._LIST": "all endpoints are wanted, and there are few",
+    "shop.domain.webhooks._FAILED": "run by hand, `shop webhooks failed`",
     "shop.domain.accounts._LIST_STAFF": "run by hand, `shop staff list`; an index on a column that is nearly always "
     "the same would cost every registration",
 }
@@ -41,6 +43,12 @@ FROM users CROSS JOIN LATERAL generate_series(1, 1000, CASE users.id WHEN '{ID}'
 ORDER BY i;
 INSERT INTO login_failures
 SELECT sha256(i::text::bytea), 1, '2025-06-01'::timestamptz - i * interval '1 second' FROM generate_series(1, 3000) i;
+INSERT INTO webhook_endpoints
+SELECT CASE i WHEN 1 THEN '{ID}' ELSE gen_random_uuid() END, 'https://example.com/' || i, '[]', 'whsec_', NULL, NULL,
+       '2025-06-01' FROM generate_series(1, 20) i;
+INSERT INTO webhook_deliveries
+SELECT gen_random_uuid(), gen_random_uuid(), id, 0, gen_random_uuid(), '{{}}', '2025-06-01', 'pending', 0, '2025-06-01'
+FROM webhook_endpoints, generate_series(1, 500);
 ANALYZE
 """
 # How the first page is asked for.
@@ -71,11 +79,15 @@ class PlanTest(unittest.TestCase):
                 WHERE indisunique GROUP BY indexrelid
             """)
             cls.keys = dict(cursor.fetchall())
+            cursor.execute("SELECT indexrelid::regclass::text FROM pg_index WHERE indpred IS NOT NULL")
+            cls.partial = {name for (name,) in cursor.fetchall()}
 
     def faults(self, nodes: list[Node]) -> list[str]:
         """Return, in words, what is wrong with a plan."""
         found = []
         for node in nodes:
+            if node.facts.get("Index Name") in self.partial:
+                continue  # It has only the rows that are wanted.
             if node.table and "Scan" in node.kind and BY_INDEX.get(node.kind) not in node.facts:
                 found.append(f"{node.kind} on {node.table}")
             unbounded = [below.table for below in nodes if node in below.above and self.may_find_many(below, node)]

@@ -155,6 +155,7 @@ class Load:
     Attributes:
         outcomes: What came of each request, in the order of the answers.
         acknowledged: The id of each order by its key.
+        token: The token of the user who orders.
     """
 
     def __init__(self, where: Callable[[], str], *, clients: int = 8, pause: float = 0.002) -> None:
@@ -163,7 +164,7 @@ class Load:
         self._where = where
         self._pause = pause
         self._enough = threading.Event()
-        self._token, self._user_id = register(where())
+        self.token, self._user_id = register(where())
         self._threads = [threading.Thread(target=self._order) for _ in range(clients)]
 
     def __enter__(self) -> Self:
@@ -203,7 +204,7 @@ class Load:
     def _order(self) -> None:
         while not self._enough.is_set():
             # A new one wherever the last one was closed, by either side.
-            with Connection(self._where(), self._token) as connection:
+            with Connection(self._where(), self.token) as connection:
                 for key in self._keys():
                     while not self._try(connection, key):
                         if self._enough.wait(self._pause):

@@ -11,8 +11,17 @@ from shop.api.openapi.page import ASSETS
 from shop.api.operations import ErrorClass, Operation
 from shop.api.parsing import Schema
 from shop.api.problems import MEDIA_TYPE
-from shop.api.response_schemas import Problem
+from shop.api.response_schemas import WEBHOOKS, Problem
 
+WEBHOOK = """\
+The request follows [Standard Webhooks](https://www.standardwebhooks.com). Verify the signature, answer 2xx within
+10 seconds, and ignore events whose `webhook-id` you have seen: an event is sent at least once.
+"""
+WEBHOOK_HEADERS = {
+    "webhook-id": "the event's id, the same at each attempt",
+    "webhook-timestamp": "when this attempt was made, in seconds since 1970",
+    "webhook-signature": "signatures with the endpoint's secret, `v1,…`; separated by spaces if there are several",
+}
 METHODS = ("get", "post", "put", "patch", "delete")
 Json = dict[str, Any]
 
@@ -84,6 +93,7 @@ def build_openapi(routes: Mapping[str, object]) -> Json:
         },
         "tags": [{"name": name, "description": words} for name, words in TAGS.items()],
         "paths": paths,
+        "webhooks": {type_: {"post": _webhook(type_, names)} for type_ in WEBHOOKS},
         "components": {
             "schemas": schemas,
             "headers": HEADERS,
@@ -157,6 +167,27 @@ def _responses(operation: Operation, names: Mapping[Schema, Json]) -> Iterator[t
         )
 
 
+def _webhook(type_: str, names: Mapping[Schema, Json]) -> Json:
+    model = WEBHOOKS[type_]
+    return {
+        "operationId": f"receive{model.__name__.removesuffix('Webhook')}",
+        "summary": f"Receive the event {type_}",
+        "description": WEBHOOK,
+        # The signature stands in place of a token.
+        "security": [],
+        "parameters": [
+            {"name": name, "in": "header", "required": True, "description": words, "schema": {"type": "string"}}
+            for name, words in WEBHOOK_HEADERS.items()
+        ],
+        "requestBody": {"required": True, "content": {"application/json": {"schema": names[model]}}},
+        "responses": {
+            "2XX": {"description": "The event is accepted"},
+            "410": {"description": "No further events are wanted: the endpoint is disabled"},
+            "default": {"description": "The event is sent again later"},
+        },
+    }
+
+
 def _headers(always: tuple[str, ...], sometimes: tuple[str, ...] = ()) -> Json:
     # Copied, because `required` is a property of the header object.
     return {name: HEADERS[name] | {"required": True} for name in always} | {name: HEADERS[name] for name in sometimes}
@@ -196,6 +227,7 @@ def _parameters(place: str, schema: Schema | None) -> Iterator[Json]:
 def _schemas(operations: Iterator[Operation]) -> tuple[dict[Schema, Json], Json]:
     """Return a reference to each model, and the components that they refer to."""
     models: set[tuple[type[BaseModel], Any]] = {(Problem, "serialization")}
+    models |= {(model, "serialization") for model in WEBHOOKS.values()}
     for operation in operations:
         if operation.success.schema:
             models.add((operation.success.schema, "serialization"))

@@ -48,6 +48,9 @@ def render(openapi: Json) -> str:
     for path, methods in openapi["paths"].items():
         for method, operation in methods.items():
             lines += _operation(method.upper(), path, operation)
+    lines += ["## Webhooks", "", "Sent to the endpoints that an operator has registered with `shop webhooks add`.", ""]
+    for type_, methods in openapi["webhooks"].items():
+        lines += _webhook(type_, methods["post"])
     lines += ["## Schemas", ""]
     for name, schema in sorted(openapi["components"]["schemas"].items()):
         lines += _schema(name, schema)
@@ -72,6 +75,24 @@ def _operation(method: str, path: str, operation: Json) -> Iterator[str]:
         what = response["description"] if "allOf" in schema else f"{response['description']}: {_type(schema)}"
         headers = ", ".join(f"`{name}`" for name in response["headers"] if name not in ALWAYS)
         yield f"| {status} | {what.removesuffix(': ')} | {headers} |"
+    yield ""
+
+
+def _webhook(type_: str, operation: Json) -> Iterator[str]:
+    yield from (
+        f"### {type_}",
+        "",
+        f"{operation['summary']} (`{operation['operationId']}`)",
+        "",
+        operation["description"],
+    )
+    yield from ("| header | meaning |", "|---|---|")
+    for parameter in operation["parameters"]:
+        yield f"| `{parameter['name']}` | {parameter['description']} |"
+    yield from ("", f"Takes {_type(operation['requestBody']['content']['application/json']['schema'])}.", "")
+    yield from ("| response | what follows |", "|---|---|")
+    for status, response in operation["responses"].items():
+        yield f"| {status} | {response['description']} |"
     yield ""
 
 

@@ -1,0 +1,55 @@
+"""The metrics of `shop deliver`, on a port of their own."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, start_http_server
+
+from shop.settings import Settings
+
+
+class DeliveryMetrics:
+    """Counts deliveries.
+
+    Attributes:
+        registry: Has their values.
+    """
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._attempts = Counter(
+            "shop_webhook_deliveries", "Attempts to deliver an event", ("outcome",), registry=self.registry
+        )
+        self._age = Gauge(
+            "shop_webhook_oldest_undelivered_seconds",
+            "Age of the oldest event that is neither delivered nor failed",
+            registry=self.registry,
+        )
+
+    def count(self, outcome: str) -> None:
+        """Count an attempt by its outcome."""
+        self._attempts.labels(outcome).inc()
+
+    def note_age(self, seconds: float) -> None:
+        """Note the age of the oldest event that is not delivered."""
+        self._age.set(seconds)
+
+
+@contextmanager
+def exported(settings: Settings) -> Iterator[DeliveryMetrics | None]:
+    """Serve the metrics for the duration of the block, if the settings name a port for them.
+
+    Raises:
+        OSError: The address cannot be bound.
+    """
+    if settings.metrics_port is None:
+        yield None
+        return
+    metrics = DeliveryMetrics()
+    server, thread = start_http_server(settings.metrics_port, settings.metrics_host, metrics.registry)
+    try:
+        yield metrics
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()

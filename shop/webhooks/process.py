@@ -1,0 +1,73 @@
+"""What ``shop deliver`` does, and `shop serve --deliver` in a child process."""
+
+import logging
+import signal
+import threading
+from datetime import UTC, datetime
+from multiprocessing import connection, get_context, parent_process
+from multiprocessing.context import SpawnProcess
+
+from shop.serving import logs
+from shop.settings import Settings
+from shop.storage.database import database
+from shop.webhooks.deliverer import Deliverer
+from shop.webhooks.metrics import exported
+from shop.webhooks.sender import Sender
+
+log = logging.getLogger(__name__)
+# How long a deliverer that belongs to `shop serve` has to end, in seconds: longer than a request.
+GRACE = 15.0
+
+
+def deliver(settings: Settings) -> None:
+    """Deliver events until SIGINT or SIGTERM, then let requests in flight end.
+
+    Args:
+        settings: Complete, with the database's URL.
+    """
+    sender = Sender(allow_http=settings.webhook_allow_http, allow_private=settings.webhook_allow_private)
+    database.configure(settings)
+    try:
+        with exported(settings) as metrics:
+            deliverer = Deliverer(sender, clock=_now, meter=metrics)
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, lambda *_: deliverer.stop())
+            if (parent := parent_process()) is not None:
+                threading.Thread(target=_stop_with, args=(parent.sentinel, deliverer), daemon=True).start()
+            log.info("delivering")
+            deliverer.run()
+            log.info("stopped delivering")
+    finally:
+        database.close_all()
+
+
+def start_beside(settings: Settings) -> SpawnProcess:
+    """Start a deliverer as a child of `shop serve`; it also ends when its parent is killed."""
+    # Two processes cannot serve metrics on one port.
+    own = settings.model_copy(update={"metrics_port": None})
+    process = get_context("spawn").Process(target=_run_beside, args=(own,), name="shop deliver")
+    process.start()
+    return process
+
+
+def stop_beside(process: SpawnProcess) -> None:
+    """Stop the deliverer that `start_beside` has started."""
+    process.terminate()
+    process.join(GRACE)
+    if process.is_alive():
+        process.kill()
+        process.join()
+
+
+def _run_beside(settings: Settings) -> None:
+    logs.configure(settings)
+    deliver(settings)
+
+
+def _stop_with(sentinel: int, deliverer: Deliverer) -> None:
+    connection.wait([sentinel])
+    deliverer.stop()
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

@@ -1,0 +1,84 @@
+"""What the tests of webhooks have in common: a clock that a test moves, a receiver, and a deliverer."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from shop.demo.factories import OrderFactory, UserFactory
+from shop.domain import webhooks
+from shop.webhooks.deliverer import Deliverer
+from shop.webhooks.sender import Sender
+from tests.harness.receiver import Received, Receiver
+from tests.support.cases import CommittedApiTestCase, make_client
+
+# Long enough for a test that waits for days by its own clock.
+TOKEN_TTL = 10_000_000
+
+
+class Clock:
+    """A clock that stands until a test moves it."""
+
+    def __init__(self) -> None:
+        # Receivers reject timestamps that are far from the real time.
+        self.now = datetime.now(UTC)
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    def advance(self, **duration: float) -> None:
+        """Move the clock on."""
+        self.now += timedelta(**duration)
+
+
+def make_deliverer(clock: Clock, *, timeout: float = 10.0, **options: Any) -> Deliverer:
+    """Return a deliverer that sends to receivers on loopback, and waits without jitter."""
+    sender = Sender(allow_http=True, allow_private=True, timeout=timeout)
+    return Deliverer(sender, clock=clock, **({"chance": lambda: 0.0} | options))
+
+
+def sequences(requests: list[Received]) -> dict[str, list[str]]:
+    """Return the statuses that a receiver was told of each order, in the order of first arrival."""
+    found: dict[str, list[str]] = {}
+    seen = set()
+    for request in requests:
+        event_id = request.headers["webhook-id"]
+        if event_id not in seen:
+            seen.add(event_id)
+            data = request.json["data"]
+            found.setdefault(data["orderId"], []).append(data["status"])
+    return found
+
+
+class WebhookTestCase(CommittedApiTestCase):
+    """A receiver that is registered, an API, and a deliverer, all with one clock.
+
+    Attributes:
+        clock: The clock.
+        receiver: The receiver.
+        endpoint: Its registration.
+        secret: Its secret.
+        deliverer: Delivers when the test says so.
+    """
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.clock = Clock()
+        self.client = make_client(clock=self.clock, token_ttl=TOKEN_TTL)
+        self.receiver = self.enterContext(Receiver())
+        self.endpoint, self.secret = self.register(self.receiver)
+        self.deliverer = make_deliverer(self.clock)
+        self.ada = UserFactory.create()
+        self.staff = UserFactory.create("staff")
+
+    def register(self, receiver: Receiver, *types: str) -> tuple[webhooks.Endpoint, str]:
+        """Register a receiver for events of these types, or of all."""
+        return webhooks.add(receiver.url, types, allow_http=True, now=self.clock())
+
+    def place(self) -> str:
+        """Place an order and return its id."""
+        order_id: str = self.client.post("/orders", OrderFactory.body(self.ada), user=self.ada).json["id"]
+        return order_id
+
+    def change(self, order_id: str, status: str) -> None:
+        """Change the status of an order, as staff."""
+        body = f'{{"status": "{status}"}}'.encode()
+        self.client.request("PATCH", f"/orders/{order_id}", body, user=self.staff, status=200)

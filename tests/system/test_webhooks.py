@@ -1,0 +1,266 @@
+"""`shop webhooks`, `shop deliver` and `shop serve --deliver` as processes, and the faults that they outlast.
+
+After each fault, every event of a stored order has arrived at least once, events of an order came in order, and nothing
+was sent for an order that is not stored. A claim lasts a minute; instead of waiting, the last events are delivered by a
+deliverer whose clock is ahead.
+"""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import unittest
+from pathlib import Path
+from unittest import mock
+
+from standardwebhooks import Webhook
+
+from shop.demo.factories import OrderFactory, UserFactory
+from shop.domain.models import WebhookDelivery
+from shop.storage.database import database
+from tests.harness.live import LIMIT, ROOT, Connection, free_port, still_running, until
+from tests.harness.postgres import current_url, point_at, run_database_url, setUpModule, tearDownModule  # noqa: F401
+from tests.harness.receiver import Receiver
+from tests.support.cases import SECRET_KEY, CommittedApiTestCase
+from tests.support.faults import FaultyDatabase, Load, an_order, register
+from tests.support.live import LiveShop, inherited, run_shop
+from tests.support.webhooks import Clock, make_deliverer, sequences
+
+ALLOWED = {"SHOP_WEBHOOK_ALLOW_HTTP": "1", "SHOP_WEBHOOK_ALLOW_PRIVATE": "1"}
+CHEAP = {"SHOP_ARGON2_TIME_COST": "1", "SHOP_ARGON2_MEMORY_COST": "8"}
+
+
+class Deliver:
+    """The process `shop deliver` on a database, for the duration of a block."""
+
+    def __init__(self, url, **environment):
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "shop", "deliver"],
+            env=inherited() | ALLOWED | {"SHOP_DATABASE_URL": str(url), "SHOP_LOG_FORMAT": "json"} | environment,
+            cwd=ROOT,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self.process.poll() is None:
+            self.process.terminate()
+        self.log = self.process.communicate(timeout=LIMIT)[1]
+
+    def kill(self):
+        """Kill it with SIGKILL."""
+        self.process.kill()
+        self.process.wait(LIMIT)
+
+
+def deliver_the_rest():
+    """Deliver what is left, with a clock that is ahead of all claims and retries."""
+    clock = Clock()
+    clock.advance(days=3)
+    deliverer = make_deliverer(clock)
+    deliverer.deliver_due()
+    assert WebhookDelivery.select().count() == 0
+
+
+class CommandTest(CommittedApiTestCase):
+    """`shop webhooks`."""
+
+    def run_command(self, *arguments, **environment):
+        """Run `shop webhooks` and return its status and what it printed."""
+        finished = run_shop("webhooks", *arguments, SHOP_DATABASE_URL=str(run_database_url()), **environment)
+        return finished.returncode, finished.stdout + finished.stderr
+
+    def test_an_endpoint_is_added_listed_rotated_and_removed(self):
+        status, text = self.run_command("add", "https://example.com/hook", "--type", "order.placed")
+        self.assertEqual(0, status, text)
+        endpoint_id, secret = re.fullmatch(
+            r"endpoint (\S+)\nsecret   (whsec_\S+)\nThe secret is not shown again.\n", text
+        ).groups()
+        listed = f"{endpoint_id}  https://example.com/hook  order.placed\n"
+        self.assertEqual((0, listed), self.run_command("list"))
+        status, text = self.run_command("rotate", endpoint_id)
+        self.assertEqual(0, status)
+        self.assertNotIn(secret, text)
+        self.assertEqual((0, f"removed {endpoint_id}\n"), self.run_command("remove", endpoint_id))
+        self.assertEqual((0, ""), self.run_command("list"))
+
+    def test_what_cannot_be_done_is_one_sentence_and_status_2(self):
+        for arguments, sentence in (
+            (("add", "http://example.com"), "the URL must begin with https://"),
+            (("remove", "x"), "x is not an id"),
+            (("replay", "x"), "x is not an id"),
+        ):
+            with self.subTest(arguments):
+                self.assertEqual((2, f"shop: {sentence}\n"), self.run_command(*arguments))
+
+    def test_failed_events_are_listed_and_replayed(self):
+        self.run_command("add", "http://127.0.0.1:1/hook", **ALLOWED)
+        order = self.client.post("/orders", OrderFactory.body(ada := UserFactory.create()), user=ada).json
+        clock = Clock()
+        deliverer = make_deliverer(clock)
+        with mock.patch("shop.webhooks.deliverer.log"):
+            for _ in range(7):
+                deliverer.deliver_due()
+                clock.advance(days=2)
+        _status, text = self.run_command("failed")
+        (event_id,) = re.findall(rf"^(\S+)  \S+ \S+  order {order['id']}  endpoint \S+  7 attempts$", text, re.M)
+        self.assertEqual((0, "the event is sent again to 1 endpoint\n"), self.run_command("replay", event_id))
+        self.assertEqual((0, ""), self.run_command("failed"))
+
+
+class ServeTest(unittest.TestCase):
+    """`shop serve --deliver` with the embedded database, as a newcomer runs it."""
+
+    def test_an_order_is_a_verified_event_within_a_second(self):
+        home = Path(self.enterContext(tempfile.TemporaryDirectory(prefix="shop-deliver-")))
+        home.chmod(0o711)
+        receiver = self.enterContext(Receiver())
+        with LiveShop(home / "data", environment=CHEAP | ALLOWED, arguments=["--deliver"]) as shop:
+            added = run_shop("webhooks", "add", receiver.url, "--data-dir", home / "data", **ALLOWED)
+            (secret,) = re.findall(r"whsec_\S+", added.stdout)
+            token, user_id = register(shop.url)
+            with Connection(shop.url, token) as connection:
+                began = time.monotonic()
+                order = connection.post("/orders", an_order(user_id)).json
+                (received,) = receiver.wait_for(1)
+                took = time.monotonic() - began
+            Webhook(secret).verify(received.body, received.headers)
+            self.assertEqual(order["id"], received.json["data"]["orderId"])
+            self.assertLess(took, 1)
+            family = shop.family()
+            shop.terminate()
+            self.assertEqual(0, shop.wait())
+            until(lambda: not still_running(family), "the deliverer has ended too")
+
+    def test_the_deliverer_ends_with_a_server_that_is_killed(self):
+        home = Path(self.enterContext(tempfile.TemporaryDirectory(prefix="shop-deliver-")))
+        home.chmod(0o711)
+        with LiveShop(home / "data", environment=CHEAP | ALLOWED, arguments=["--deliver"]) as shop:
+            family = shop.family()
+            os.kill(shop.process.pid, signal.SIGKILL)
+            until(lambda: not still_running(family), "all processes have ended")
+
+
+class FaultTest(unittest.TestCase):
+    """Faults of the deliverer and of the database, under load."""
+
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        cls.database = cls.enterClassContext(FaultyDatabase())
+        cls.addClassCleanup(point_at, current_url())
+        cls.addClassCleanup(database.close_all)
+        point_at(cls.database.url)
+        environment = CHEAP | {"SHOP_DATABASE_URL": cls.database.url, "SHOP_SECRET_KEY": SECRET_KEY}
+        cls.shop = cls.enterClassContext(LiveShop(environment=environment))
+
+    def setUp(self):
+        self.receiver = self.enterContext(Receiver())
+        added = run_shop("webhooks", "add", self.receiver.url, SHOP_DATABASE_URL=self.database.url, **ALLOWED)
+        (endpoint_id,) = re.findall(r"endpoint (\S+)", added.stdout)
+        self.addCleanup(run_shop, "webhooks", "remove", endpoint_id, SHOP_DATABASE_URL=self.database.url)
+        self.before = self.stored()
+
+    def load(self):
+        """Return clients that place some orders a second: each of their events is delivered."""
+        return Load(lambda: self.shop.url, clients=2, pause=0.1)
+
+    def stored(self):
+        """Return the statuses of each stored order, by its events."""
+        rows = self.database.execute("SELECT id::text, events FROM orders")
+        return {order_id: [event["data"]["status"] for event in events] for order_id, events in rows}
+
+    def assertAllArrived(self, load):
+        """Fail unless the receiver knows exactly the events of the orders placed since the start of the test."""
+        deliver_the_rest()
+        expected = {order_id: events for order_id, events in self.stored().items() if order_id not in self.before}
+        self.assertGreater(len(expected), 20)
+        self.assertLessEqual(set(load.acknowledged.values()), set(expected))
+        self.assertEqual(expected, sequences(self.receiver.requests))
+
+    def cancel_some(self, load):
+        """Cancel each second order of a load, so that some orders have two events."""
+        with Connection(self.shop.url, load.token) as connection:
+            for order_id in list(load.acknowledged.values())[::2]:
+                body = b'{"status": "cancelled"}'
+                self.assertEqual(200, connection.request("PATCH", f"/orders/{order_id}", body).status)
+
+    def test_a_deliverer_killed_between_sending_and_recording(self):
+        killed = []
+
+        def kill(_received):
+            if not killed:
+                killed.append(deliver.process.pid)
+                deliver.process.send_signal(signal.SIGKILL)
+                deliver.process.wait(LIMIT)
+            return 200
+
+        self.receiver.usual = kill
+        with Deliver(self.database.url) as deliver, self.load() as load:
+            load.until_served(60)
+            until(lambda: killed, "the deliverer is killed")
+        self.cancel_some(load)
+        with Deliver(self.database.url):
+            self.receiver.wait_for(20)
+        self.assertAllArrived(load)
+
+    def test_postgresql_restarts_in_between(self):
+        with Deliver(self.database.url) as deliver, self.load() as load:
+            self.receiver.wait_for(10)
+            self.database.stop()
+            load.until_refused(5)
+            self.database.start()
+            load.until_served(50)
+            count = len(self.receiver.requests)
+            self.receiver.wait_for(count + 10)
+            self.assertIsNone(deliver.process.poll(), "it has outlasted the restart")
+        self.cancel_some(load)
+        self.assertAllArrived(load)
+
+    def test_two_deliverers_at_once(self):
+        with (
+            Deliver(self.database.url),
+            Deliver(self.database.url),
+            self.load() as load,
+        ):
+            load.until_served(100)
+            self.cancel_some(load)
+            until(lambda: len(sequences(self.receiver.requests)) >= 30, "thirty orders have arrived")
+        self.assertAllArrived(load)
+
+    def test_a_deliverer_ends_in_order_and_its_log_has_each_attempt_and_no_secret(self):
+        with Deliver(self.database.url, SHOP_WEBHOOK_ALLOW_PRIVATE="0") as deliver:
+            with self.load() as load:
+                load.until_served(10)
+            until(lambda: WebhookDelivery.select().where(WebhookDelivery.attempts > 0).count(), "one was tried")
+            deliver.process.terminate()
+            self.assertEqual(0, deliver.process.wait(LIMIT))
+        self.assertIn('"message":"webhook"', deliver.log)
+        self.assertIn('"failure":"the address is not public"', deliver.log)
+        ((secret,),) = self.database.execute("SELECT secret FROM webhook_endpoints")
+        self.assertNotIn(secret, deliver.log)
+        self.assertEqual([], self.receiver.requests)
+
+
+class MetricsTest(CommittedApiTestCase):
+    """`shop deliver` with SHOP_METRICS_PORT."""
+
+    def test_it_serves_its_metrics(self):
+        port = free_port()
+        with Deliver(run_database_url(), SHOP_METRICS_PORT=str(port)):
+
+            def scrape():
+                try:
+                    with Connection(f"http://127.0.0.1:{port}") as connection:
+                        return connection.get("/metrics").content.decode()
+                except OSError:
+                    return ""
+
+            until(scrape, "it answers")
+            self.assertIn("shop_webhook_oldest_undelivered_seconds 0.0", scrape())
