@@ -31,7 +31,7 @@ class CorsTest(ApiTestCase):
         asked = {"Access_Control_Request_Method": method, "Access_Control_Request_Headers": headers}
         return self.client.request("OPTIONS", path, status="*", Origin=origin, **asked)
 
-    def test_a_preflight_needs_no_token_and_allows_what_the_api_takes(self):
+    def test_preflight_needs_no_token_and_allows_the_api_headers(self):
         for path, methods in (
             ("/orders", ["POST"]),
             (f"/orders/{NEVER}", ["GET", "PATCH"]),
@@ -48,10 +48,10 @@ class CorsTest(ApiTestCase):
                 self.assertIn("access-control-max-age", sent)
                 self.assertNotIn("access-control-allow-credentials", sent)
 
-    def test_a_preflight_of_an_unknown_header_does_not_allow_it(self):
+    def test_preflight_does_not_allow_unknown_headers(self):
         self.assertNotIn("x-evil", cors(self.preflight(headers="x-evil"))["access-control-allow-headers"].lower())
 
-    def test_answers_may_be_read_with_the_headers_that_clients_need(self):
+    def test_responses_expose_the_headers_that_clients_need(self):
         body = OrderFactory.body(self.user)
         for _ in range(2):
             response = self.client.post("/orders", body, user=self.user, Origin=PAGE, Idempotency_Key="key-1")
@@ -63,7 +63,7 @@ class CorsTest(ApiTestCase):
             cors(response),
         )
 
-    def test_errors_may_be_read_as_well(self):
+    def test_errors_are_exposed_too(self):
         def broken(*_):
             raise RuntimeError("nobody has foreseen this")
 
@@ -90,14 +90,14 @@ class CorsTest(ApiTestCase):
                 self.assertEqual({}, cors(self.client.get("/livez", Origin=origin)))
         self.assertEqual({}, cors(self.client.get("/livez")))
 
-    def test_no_answer_allows_every_origin_or_the_browsers_credentials(self):
+    def test_no_response_allows_all_origins_or_credentials(self):
         for origin in ("http://localhost:5173", PAGE, *OTHERS):
             for response in (self.preflight(origin=origin), self.client.get("/livez", Origin=origin)):
                 with self.subTest(origin=origin):
                     self.assertNotIn("*", cors(response).values())
                     self.assertNotIn("access-control-allow-credentials", cors(response))
 
-    def test_caches_are_told_that_answers_differ_by_origin(self):
+    def test_responses_vary_by_origin(self):
         for response in (
             self.client.get("/livez"),
             self.client.get("/livez", Origin=PAGE),
@@ -112,7 +112,7 @@ class CorsTest(ApiTestCase):
 class DefaultTest(ApiTestCase):
     """No origin is listed."""
 
-    def test_no_answer_has_a_cors_header(self):
+    def test_no_response_has_a_cors_header_without_origins(self):
         asked = {"Access_Control_Request_Method": "POST", "Origin": PAGE}
         for response in (
             self.client.request("OPTIONS", "/orders", status=200, **asked),

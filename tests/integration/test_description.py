@@ -36,17 +36,17 @@ class DescriptionTest(ApiTestCase):
         super().setUp()
         self.described = self.client.get("/openapi.json").json
 
-    def test_it_is_valid_openapi_3_1(self):
+    def test_document_is_valid_openapi_3_1(self):
         self.assertEqual("3.1.0", self.described["openapi"])
         openapi_spec_validator.validate(self.described)
 
-    def test_it_is_what_the_command_prints(self):
+    def test_document_is_what_the_command_prints(self):
         out = io.StringIO()
         with mock.patch.dict(os.environ, clear=True), contextlib.redirect_stdout(out):
             self.assertEqual(0, cli.main(["openapi"]))
         self.assertEqual(self.described, json.loads(out.getvalue()))
 
-    def test_a_page_that_cannot_be_written_anew_keeps_its_text(self):
+    def test_markdown_page_keeps_its_text_if_rendering_fails(self):
         page = Path(self.enterContext(tempfile.TemporaryDirectory()), "api.md")
         with mock.patch.dict(os.environ, clear=True):
             self.assertEqual(0, cli.main(["openapi", "--markdown", "--output", str(page)]))
@@ -58,11 +58,11 @@ class DescriptionTest(ApiTestCase):
                 cli.main(["openapi", "--markdown", "--output", str(page)])
         self.assertEqual(render(self.described), page.read_text("utf-8"))
 
-    def test_the_page_for_client_programmers_is_current(self):
+    def test_markdown_page_is_current(self):
         current = (ROOT / "docs" / "api.md").read_text("utf-8")
         self.assertEqual(render(self.described), current, "shop openapi --markdown --output docs/api.md writes it anew")
 
-    def test_every_operation_of_the_route_table_is_described_under_a_name_of_its_own(self):
+    def test_every_route_is_documented_under_a_unique_operation_id(self):
         named = {
             f"{method.upper()} {path}": operation["operationId"]
             for path, methods in self.described["paths"].items()
@@ -73,13 +73,13 @@ class DescriptionTest(ApiTestCase):
         for name in named.values():
             self.assertRegex(name, r"^[a-z]+([A-Z][a-z]+)*$")
 
-    def test_components_have_names_that_people_would_give_them(self):
+    def test_components_have_readable_names(self):
         names = set(self.described["components"]["schemas"])
         self.assertLessEqual({"Order", "User", "Problem", "NewOrder", "Registration", "OrderPage"}, names)
         for name in names:
             self.assertRegex(name, r"^([A-Z][a-z]+)+$")
 
-    def test_every_error_has_the_one_shape(self):
+    def test_every_documented_error_is_a_problem(self):
         for path, methods in self.described["paths"].items():
             for method, operation in methods.items():
                 for status, response in operation["responses"].items():
@@ -89,7 +89,7 @@ class DescriptionTest(ApiTestCase):
                             self.assertEqual({"$ref": "#/components/schemas/Problem"}, schema["allOf"][0])
                             self.assertTrue(schema["allOf"][1]["properties"]["code"]["enum"])
 
-    def test_text_is_described_as_it_is_taken(self):
+    def test_documented_text_limits_equal_the_enforced_ones(self):
         texts = ["", " ", "\t\n", "a", " a ", "ab", " a b ", "\0", "a\0b", "abc\0", " " * 90 + "x" * 20, "x" * 300]
         for schema in (schemas.Registration, schemas.LineItem, schemas.NewShippingAddress):
             described = self.described["components"]["schemas"][schema.__name__]["properties"]
@@ -101,7 +101,7 @@ class DescriptionTest(ApiTestCase):
                         document = exactjson.loads(json.dumps(valid | {name: text}).encode())
                         self.assertEqual(is_valid(schema, document), validator.is_valid(text))
 
-    def test_the_api_accepts_its_own_examples(self):
+    def test_api_accepts_its_own_examples(self):
         user_id = self.client.post("/users", self.example("Registration")).json["id"]
         session = self.client.post("/users/login", self.example("Login"), status=200).json
         self.assertEqual(user_id, session["id"])
@@ -111,7 +111,7 @@ class DescriptionTest(ApiTestCase):
         change = exactjson.dumps(self.example("StatusChange"))
         self.client.request("PATCH", f"/orders/{order['id']}", change, status=200, **known)
 
-    def test_every_example_is_valid_where_it_stands(self):
+    def test_every_example_is_valid_for_its_field(self):
         for name, schema in self.described["components"]["schemas"].items():
             for field, described in schema["properties"].items():
                 for value in described.get("examples", []):
@@ -130,7 +130,7 @@ class DescriptionTest(ApiTestCase):
                 document[field] = described["examples"][0]
         return document
 
-    def test_operations_are_listed_by_subject(self):
+    def test_operations_are_tagged_by_subject(self):
         listed: dict[str, list[str]] = {tag["name"]: [] for tag in self.described["tags"]}
         for methods in self.described["paths"].values():
             for operation in methods.values():
@@ -140,7 +140,7 @@ class DescriptionTest(ApiTestCase):
         self.assertLessEqual({"listOrders", "placeOrder", "getOrder", "changeOrderStatus"}, set(listed["orders"]))
         self.assertEqual(["users", "orders", "service"], list(listed))
 
-    def test_what_needs_a_token_says_so(self):
+    def test_operations_that_need_a_token_document_it(self):
         for operation in operations():
             described = self.described["paths"][operation.template][operation.method.lower()]
             self.assertEqual([] if operation.declared.is_public else [{"bearer": []}], described["security"])
@@ -158,7 +158,7 @@ def is_valid(schema: type[BaseModel], document: object) -> bool:
 class DocsTest(ApiTestCase):
     """``/docs`` and its parts."""
 
-    def test_the_page_asks_nobody_but_this_server(self):
+    def test_page_loads_nothing_from_other_servers(self):
         page = self.client.get("/docs")
         self.assertEqual("text/html", page.content_type)
         self.assertIn("default-src 'none'; script-src 'self'", page.headers["Content-Security-Policy"])
@@ -167,7 +167,7 @@ class DocsTest(ApiTestCase):
             with self.subTest(reference):
                 self.client.get(reference)
 
-    def test_parts_come_compressed_to_those_who_take_it(self):
+    def test_assets_are_compressed_if_the_client_accepts_gzip(self):
         sent = []
 
         def start(_status, headers):
@@ -183,7 +183,7 @@ class DocsTest(ApiTestCase):
         self.assertLess(len(packed), len(plain) / 3)
         self.assertEqual(plain, gzip.decompress(packed))
 
-    def test_there_are_no_other_parts(self):
+    def test_unknown_assets_are_404(self):
         for asset in ("docs.html", "..%2fapp.py", "redoc.js", "x"):
             self.assertProblem(self.client.get(f"/docs/{asset}", status=404), 404, "NOT_FOUND")
 
@@ -201,13 +201,13 @@ class ContractTest(ApiTestCase):
             contract.check(method, where, response)
         return str(caught.exception)
 
-    def test_an_undescribed_status(self):
+    def test_undocumented_status_fails_the_check(self):
         def change(response: TestResponse):
             response.status = 202
 
         self.assertRegex(self.checked(change), r"^getUser .*: the status 202 is not described")
 
-    def test_a_renamed_a_missing_and_an_added_field(self):
+    def test_renamed_missing_and_added_fields_fail_the_check(self):
         def rename(response: TestResponse):
             response.text = response.text.replace('"createdAt"', '"created"')
 
@@ -215,36 +215,36 @@ class ContractTest(ApiTestCase):
         self.assertIn('"createdAt" is a required property', said)
         self.assertIn("'created' was unexpected", said)
 
-    def test_a_field_of_another_type(self):
+    def test_field_of_another_type_fails_the_check(self):
         def change(response: TestResponse):
             response.text = re.sub('"name":"[^"]*"', '"name":5', response.text)
 
         self.assertIn('$.name: 5 is not of type "string"', self.checked(change))
 
-    def test_a_missing_header(self):
+    def test_missing_header_fails_the_check(self):
         def change(response: TestResponse):
             del response.headers["X-Request-ID"]
 
         self.assertIn("200 lacks the header X-Request-ID", self.checked(change))
 
-    def test_another_media_type(self):
+    def test_another_media_type_fails_the_check(self):
         def change(response: TestResponse):
             response.content_type = "text/json"
 
         self.assertIn("the media type text/json", self.checked(change))
 
-    def test_an_undescribed_error(self):
+    def test_undocumented_error_fails_the_check(self):
         user = UserFactory.create()
         response = self.client.get(f"/orders/{user.id}", user=user, status=404)
         with self.assertRaisesRegex(AssertionError, r'getUser .*\$.code: "ORDER_NOT_FOUND" is not one of'):
             contract.check("GET", f"/users/{user.id}", response)
 
-    def test_a_success_where_there_is_nothing(self):
+    def test_success_at_an_unknown_path_fails_the_check(self):
         self.assertIn(
             "no answer to a path or a method that is not there", self.checked(lambda _: None, path="/nothing")
         )
 
-    def test_what_was_never_seen_is_told(self):
+    def test_documented_responses_that_were_not_seen_are_listed(self):
         missed = {("placeOrder", 422, "IDEMPOTENCY_KEY_REUSED"), ("getUser", 200, None)}
         self.assertLess(missed, contract.described_answers())
         self.assertEqual(missed, set(contract.never_seen(contract.described_answers() - missed)))

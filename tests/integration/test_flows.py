@@ -35,7 +35,7 @@ class FlowTest(ApiTestCase):
         self.assertEqual(placed.json | {"user": owner}, read)
         self.assertEqual((109.97, "confirmed"), (read["total"], read["status"]))
 
-    def test_a_duplicate_e_mail_is_refused_and_the_first_account_still_works(self):
+    def test_duplicate_email_is_409_and_the_first_account_still_works(self):
         """A second registration with the same e-mail address gets a 409, and the first account still works."""
         body = UserFactory.body()
         self.client.post("/users", body)
@@ -43,7 +43,7 @@ class FlowTest(ApiTestCase):
         self.assertProblem(response, 409, "EMAIL_EXISTS", "Email already registered")
         self.client.post("/users/login", {"email": body["email"], "password": body["password"]}, status=200)
 
-    def test_a_wrong_password_gets_no_token_and_the_right_one_still_does(self):
+    def test_wrong_password_gets_no_token_and_the_right_one_does(self):
         """A wrong password gets no token, and the right password still gets one."""
         body = UserFactory.body()
         self.client.post("/users", body)
@@ -51,7 +51,7 @@ class FlowTest(ApiTestCase):
         self.assertProblem(wrong, 401, "INVALID_CREDENTIALS", "Invalid credentials")
         self.client.post("/users/login", {"email": body["email"], "password": body["password"]}, status=200)
 
-    def test_an_invalid_uuid_is_nobody_and_no_order(self):
+    def test_malformed_uuid_is_404_for_users_and_orders(self):
         """A malformed id gets the same 404 as an unknown user or order."""
         _, headers = self.register_and_log_in()
         user = self.client.get("/users/not-a-uuid", status=404, **headers)
@@ -59,7 +59,7 @@ class FlowTest(ApiTestCase):
         order = self.client.get("/orders/not-a-uuid", status=404, **headers)
         self.assertProblem(order, 404, "ORDER_NOT_FOUND", "Order not found")
 
-    def test_an_empty_item_list_places_no_order(self):
+    def test_empty_item_list_places_no_order(self):
         """An order without items gets a 400 and is not stored."""
         user, headers = self.register_and_log_in()
         body = {"userId": user["id"], "items": [], "shippingAddress": {"street": "1 Main St"}}
@@ -68,14 +68,14 @@ class FlowTest(ApiTestCase):
         self.assertIn("at least one item", response.json["error"])
         self.assertEqual(0, Order.select().count())
 
-    def test_a_total_over_several_items_is_exact(self):
+    def test_total_of_several_items_is_exact(self):
         """The total of ten items at 0.10 is exactly 1.00."""
         user, headers = self.register_and_log_in()
         items = [OrderFactory.item(price=Decimal("0.10"), quantity=1) for _ in range(10)]
         body = {"userId": user["id"], "items": items, "shippingAddress": {"street": "1 Main St"}}
         self.assertIn('"total":1.00,', self.client.post("/orders", body, **headers).text)
 
-    def test_an_order_for_a_user_deleted_in_between_finds_no_user(self):
+    def test_order_of_a_user_deleted_meanwhile_is_404(self):
         """A user who was deleted after logging in cannot place an order."""
         user = UserFactory.create()
         self.client.post("/orders", OrderFactory.body(user), user=user)

@@ -13,7 +13,7 @@ class HeadersTest(ApiTestCase):
     def setUpTestData(cls):
         cls.ada = UserFactory.create()
 
-    def test_only_what_the_page_is_made_of_may_be_kept_and_nothing_is_to_be_sniffed(self):
+    def test_only_docs_may_be_cached_and_every_response_has_nosniff(self):
         sent = [(str(o), o.method, o.path(user_id=self.ada.id, order_id=self.ada.id)) for o in operations()]
         sent += [
             ("no path", "GET", "/nothing"),
@@ -28,17 +28,17 @@ class HeadersTest(ApiTestCase):
                     kept = "max-age=3600" if path.startswith("/docs") else "no-store"
                     self.assertEqual((kept, "nosniff"), (headers["Cache-Control"], headers["X-Content-Type-Options"]))
 
-    def test_an_error_below_the_page_is_not_kept(self):
+    def test_errors_of_docs_assets_are_not_cached(self):
         self.assertEqual("no-store", self.client.get("/docs/nothing.js", status=404).headers["Cache-Control"])
 
-    def test_what_may_be_kept_is_kept_for_those_alone_who_can_unpack_it(self):
+    def test_cached_responses_vary_by_accept_encoding(self):
         for path in ("/docs", "/docs/docs.js"):
             for accepted in ("gzip", "identity"):
                 with self.subTest(path, accepted=accepted):
                     answer = self.client.get(path, Accept_Encoding=accepted)
                     self.assertEqual("Accept-Encoding", answer.headers["Vary"])
 
-    def test_the_page_may_do_nothing_but_run_its_own_scripts_and_ask_this_server(self):
+    def test_docs_page_may_only_run_its_scripts_and_call_this_server(self):
         headers = self.client.get("/docs").headers
         policy = dict(part.split(" ", 1) for part in headers["Content-Security-Policy"].split("; "))
         self.assertEqual("'none'", policy.pop("default-src"))

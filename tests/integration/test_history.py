@@ -39,12 +39,12 @@ class HistoryTest(ApiTestCase):
         self.assertRegex(page.headers["Link"], r"^<[^>]+>; rel=next$|^<[^>]+>; rel=\"next\"$")
         return page.headers["Link"].split(">")[0].removeprefix("<")
 
-    def test_a_user_without_orders_has_an_empty_history(self):
+    def test_user_without_orders_has_an_empty_history(self):
         page = self.page()
         self.assertEqual({"orders": [], "nextCursor": None}, page.json)
         self.assertNotIn("Link", page.headers)
 
-    def test_orders_come_newest_first_as_each_is_shown_alone(self):
+    def test_orders_come_newest_first_in_their_usual_shape(self):
         OrderFactory.create_batch(5, user=self.user)
         OrderFactory.create_batch(2)
         (orders,) = self.walk("")
@@ -55,7 +55,7 @@ class HistoryTest(ApiTestCase):
             del alone["user"]
             self.assertEqual(alone, order)
 
-    def test_pages_join_to_the_whole_without_gap_or_repeat(self):
+    def test_pages_have_no_gaps_and_no_duplicates(self):
         OrderFactory.create_batch(10, user=self.user)
         whole = self.page("?limit=100").json["orders"]
         for limit, sizes in ((1, [1] * 10), (3, [3, 3, 3, 1]), (5, [5, 5]), (9, [9, 1]), (10, [10]), (100, [10])):
@@ -64,17 +64,17 @@ class HistoryTest(ApiTestCase):
                 self.assertEqual(sizes, [len(page) for page in pages])
                 self.assertEqual(whole, [order for page in pages for order in page])
 
-    def test_twenty_is_a_page_when_nothing_is_said(self):
+    def test_default_page_has_twenty_orders(self):
         OrderFactory.create_batch(21, user=self.user)
         self.assertEqual([20, 1], [len(page) for page in self.walk("")])
 
-    def test_orders_of_one_moment_are_neither_skipped_nor_repeated(self):
+    def test_orders_with_equal_times_are_not_skipped_or_repeated(self):
         OrderFactory.create_batch(7, user=self.user, created_at=LATEST)
         seen = [order["id"] for page in self.walk("?limit=2") for order in page]
         self.assertEqual(7, len(set(seen)))
         self.assertEqual(sorted(seen, reverse=True), seen)
 
-    def test_orders_placed_meanwhile_do_not_shift_the_pages(self):
+    def test_new_orders_do_not_shift_the_pages(self):
         OrderFactory.create_batch(6, user=self.user)
         before = [order["id"] for page in self.walk("?limit=2") for order in page]
         seen, target = [], f"{self.path}?limit=2"
@@ -85,7 +85,7 @@ class HistoryTest(ApiTestCase):
             target = self.link(page) if "Link" in page.headers else None
         self.assertEqual(before, seen)
 
-    def test_a_status_narrows_the_history_on_every_page(self):
+    def test_status_filters_every_page(self):
         for status in ("pending", "shipped", "cancelled"):
             OrderFactory.create_batch(3, status, user=self.user)
         pages = self.walk("?limit=2&status=shipped")
@@ -93,14 +93,14 @@ class HistoryTest(ApiTestCase):
         self.assertEqual({"shipped"}, {order["status"] for page in pages for order in page})
         self.assertEqual([[]], self.walk("?status=delivered"))
 
-    def test_staff_reads_any_history_and_finds_no_user_that_never_was(self):
+    def test_staff_reads_any_history_and_unknown_user_is_404(self):
         staff = UserFactory.create("staff")
         order = OrderFactory.create(user=self.user)
         self.assertEqual([str(order.id)], [shown["id"] for shown in self.page(user=staff).json["orders"]])
         response = self.client.get(f"/users/{NOBODY}/orders", user=staff, status=404)
         self.assertProblem(response, 404, "USER_NOT_FOUND", "User not found")
 
-    def test_what_is_not_yours_what_never_was_and_what_is_no_id_are_one_answer(self):
+    def test_foreign_unknown_and_malformed_id_get_the_same_404(self):
         other = OrderFactory.create().user
         answers = set()
         for user_id in (other.id, NOBODY, "not-an-id"):
@@ -110,20 +110,20 @@ class HistoryTest(ApiTestCase):
             answers.add((response.body, str(sorted(response.headers.items()))))
         self.assertEqual(1, len(answers), "the same 404, to the byte")
 
-    def test_without_a_token_nothing_is_shown(self):
+    def test_history_is_401_without_a_token(self):
         self.assertProblem(self.client.get(self.path, status=401), 401, "UNAUTHORIZED")
 
-    def test_a_deleted_user_has_no_history(self):
+    def test_history_of_a_deleted_user_is_404(self):
         self.user.delete_instance()
         self.assertProblem(self.page(status=404), 404, "USER_NOT_FOUND")
 
-    def test_a_limit_beyond_its_bounds_is_refused(self):
+    def test_limit_out_of_range_is_refused(self):
         for limit in ("0", "101", "-1", "1.5", "1e1", "ten", "", "0x10", "%00", "1000000000000", "\u0661"):
             with self.subTest(limit):
                 response = self.page(f"?limit={limit}", status=400)
                 self.assertProblem(response, 400, "VALIDATION_ERROR", "limit must be a whole number from 1 to 100")
 
-    def test_an_unknown_status_a_repeated_and_an_unknown_parameter_are_refused_together(self):
+    def test_all_invalid_query_parameters_are_reported_together(self):
         response = self.page("?status=lost&limit=1&limit=2&sort=asc", status=400)
         self.assertProblem(response, 400, "VALIDATION_ERROR")
         self.assertFields(
@@ -135,7 +135,7 @@ class HistoryTest(ApiTestCase):
             response,
         )
 
-    def test_a_cursor_that_is_not_of_this_list_is_refused(self):
+    def test_cursor_of_another_list_is_refused(self):
         other = UserFactory.create()
         for user in (self.user, other):
             OrderFactory.create_batch(2, "shipped", user=user)
@@ -164,7 +164,7 @@ class HistoryTest(ApiTestCase):
                 self.assertProblem(response, 400, "VALIDATION_ERROR", f"cursor {fault}")
                 self.assertFields({"cursor": fault}, response)
 
-    def test_a_cursor_outlives_a_rotation_of_keys_and_a_change_of_the_limit(self):
+    def test_cursor_stays_valid_after_key_rotation_and_another_limit(self):
         OrderFactory.create_batch(3, user=self.user)
         former = make_client(secret_key="the former key and long enough with its 32 bytes")
         rotated = make_client(secret_key_fallbacks="the former key and long enough with its 32 bytes")
@@ -172,19 +172,19 @@ class HistoryTest(ApiTestCase):
         rest = rotated.get(f"{self.path}?limit=50&cursor={cursor}", user=self.user).json
         self.assertEqual((2, None), (len(rest["orders"]), rest["nextCursor"]))
 
-    def test_a_cursor_is_of_its_user_however_the_id_is_spelled(self):
+    def test_cursor_is_valid_for_its_user_id_in_any_case(self):
         OrderFactory.create_batch(2, user=self.user)
         cursor = self.page("?limit=1").json["nextCursor"]
         upper = f"/users/{str(self.user.id).upper()}/orders?cursor={cursor}"
         self.assertEqual(1, len(self.client.get(upper, user=self.user).json["orders"]))
 
-    def test_a_page_is_one_query_whatever_its_size(self):
+    def test_page_of_any_size_is_one_query(self):
         OrderFactory.create_batch(50, user=self.user)
         for query in ("?limit=1", "?limit=50", "?status=shipped", "?limit=100"):
             with self.subTest(query), self.assertQueries(1):
                 self.page(query)
 
-    def test_the_moment_of_a_page_s_end_keeps_its_microseconds(self):
+    def test_cursor_keeps_microseconds(self):
         for microseconds in range(4):
             OrderFactory.create(user=self.user, created_at=LATEST + timedelta(microseconds=microseconds))
         self.assertEqual([1, 1, 1, 1], [len(page) for page in self.walk("?limit=1")])

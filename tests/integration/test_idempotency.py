@@ -28,7 +28,7 @@ class IdempotencyTest(ApiTestCase):
         sender = user or self.user
         return self.client.post("/orders", body or self.body, user=sender, status=status, Idempotency_Key=key)
 
-    def test_the_same_request_with_the_same_key_is_answered_with_the_same_order(self):
+    def test_same_request_with_same_key_returns_the_same_order(self):
         first, second = self.place(), self.place()
         self.assertEqual(first.body, second.body)
         self.assertEqual(first.headers["Location"], second.headers["Location"])
@@ -36,7 +36,7 @@ class IdempotencyTest(ApiTestCase):
         self.assertEqual("true", second.headers[REPLAYED])
         self.assertEqual(1, Order.select().count())
 
-    def test_a_body_that_says_the_same_in_other_spelling_is_the_same_request(self):
+    def test_equal_body_in_another_notation_is_the_same_request(self):
         item = OrderFactory.item(price=Decimal("2.50"), quantity=2)
         self.place(self.body | {"items": [item], "shippingAddress": {"street": "1 Main St"}})
         spelled = exactjson.dumps(
@@ -49,13 +49,13 @@ class IdempotencyTest(ApiTestCase):
         response = self.client.request("POST", "/orders", spelled, user=self.user, status=201, Idempotency_Key="key-1")
         self.assertEqual("true", response.headers[REPLAYED])
 
-    def test_zero_is_zero(self):
+    def test_negative_zero_equals_zero(self):
         item = OrderFactory.item()
         for price in ("0", "-0.0"):
             self.place(self.body | {"items": [item | {"price": Decimal(price)}]})
         self.assertEqual(1, Order.select().count())
 
-    def test_another_request_with_the_same_key_is_refused(self):
+    def test_another_request_with_the_same_key_is_422(self):
         self.place()
         for change in (
             {"items": OrderFactory.items(1)},
@@ -68,7 +68,7 @@ class IdempotencyTest(ApiTestCase):
                 self.assertProblem(response, 422, "IDEMPOTENCY_KEY_REUSED", sentence)
         self.assertEqual(1, Order.select().count())
 
-    def test_other_keys_and_no_key_place_other_orders(self):
+    def test_other_keys_and_no_key_place_new_orders(self):
         ids = {self.place(key=key).json["id"] for key in ("key-1", "key-2", "KEY-1")}
         ids |= {self.client.post("/orders", self.body, user=self.user).json["id"] for _ in range(2)}
         self.assertEqual(5, len(ids))
@@ -80,13 +80,13 @@ class IdempotencyTest(ApiTestCase):
         self.assertNotIn(REPLAYED, second.headers)
         self.assertNotEqual(first.json["id"], second.json["id"])
 
-    def test_a_request_that_was_refused_does_not_burn_its_key(self):
+    def test_refused_request_leaves_its_key_free(self):
         self.place(self.body | {"items": []}, status=400)
         self.place(self.body | {"userId": str(UserFactory.create().id)}, status=404)
         self.client.post("/orders", self.body, status=401, Idempotency_Key="key-1")
         self.assertNotIn(REPLAYED, self.place().headers)
 
-    def test_a_request_that_failed_does_not_burn_its_key(self):
+    def test_failed_request_leaves_its_key_free(self):
         with (
             mock.patch.object(Database, "rows", side_effect=OperationalError("connection lost")),
             self.assertLogs("shop", "WARNING"),
@@ -94,17 +94,17 @@ class IdempotencyTest(ApiTestCase):
             self.place(status=503)
         self.assertNotIn(REPLAYED, self.place().headers)
 
-    def test_a_replay_shows_the_order_as_it_is_now(self):
+    def test_replay_returns_the_order_as_it_is_now(self):
         placed = self.place().json
         self.client.request("PATCH", f"/orders/{placed['id']}", b'{"status": "cancelled"}', user=self.user, status=200)
         self.assertEqual(placed | {"status": "cancelled"}, self.place().json)
 
-    def test_a_key_of_any_visible_ascii_up_to_its_limit_is_taken(self):
+    def test_key_of_visible_ascii_up_to_the_limit_is_accepted(self):
         for key in ("x", "x" * 255, "!\"#$%&'()*+-./:;<=>?@[\\]^_`{|}~", "8e03978e-40d5-43dd-bc93-6894a57f9324"):
             with self.subTest(key):
                 self.place(key=key)
 
-    def test_any_other_key_is_refused_by_name(self):
+    def test_any_other_key_is_invalid(self):
         fault = "must be sent once and have 1 to 255 visible ASCII characters other than the comma"
         # A header that is sent twice arrives joined by a comma.
         for key in ("", " ", "x" * 256, "a b", "a\tb", "caf\u00e9", "one,two", "one, two", "a\x7fb", "a\x01b"):
@@ -118,7 +118,7 @@ class IdempotencyTest(ApiTestCase):
         response = self.place(self.body | {"items": [], "gift": True}, key="a b", status=400)
         self.assertEqual({"items", "gift", "Idempotency-Key"}, {fault["field"] for fault in response.json["errors"]})
 
-    def test_a_key_of_an_order_by_a_deleted_user_finds_no_user(self):
+    def test_replay_after_the_user_was_deleted_is_404(self):
         self.place()
         Order.delete().execute()
         self.user.delete_instance()
@@ -128,7 +128,7 @@ class IdempotencyTest(ApiTestCase):
 class IdempotencyRaceTest(CommittedApiTestCase):
     """Requests at the same moment."""
 
-    def test_twenty_requests_with_one_key_at_once_place_one_order(self):
+    def test_twenty_concurrent_requests_with_one_key_place_one_order(self):
         user = UserFactory.create()
         body = OrderFactory.body(user)
         responses = self.at_once(
@@ -138,7 +138,7 @@ class IdempotencyRaceTest(CommittedApiTestCase):
         self.assertEqual(19, [response.headers.get(REPLAYED) for response in responses].count("true"))
         self.assertEqual(1, Order.select().count())
 
-    def test_of_different_requests_with_one_key_at_once_one_is_placed_and_the_others_are_refused(self):
+    def test_one_of_several_racing_requests_with_one_key_is_placed(self):
         user = UserFactory.create()
         bodies = [exactjson.dumps(OrderFactory.body(user)) for _ in range(10)]
         responses = self.at_once(

@@ -26,7 +26,7 @@ class PlacingTest(ApiTestCase):
             "/orders", OrderFactory.body(self.user, **overrides), user=self.user, status=expected_status
         )
 
-    def test_a_placed_order_is_shown_stored_and_located(self):
+    def test_placed_order_is_returned_and_stored_with_location(self):
         before = datetime.now(UTC)
         items = [item(productId="tea-1", name="Tea", price=Decimal("4.50"), quantity=3)]
         address = {"street": "1 Main St", "city": "Springfield", "state": "IL", "zipCode": "62701", "country": "US"}
@@ -66,14 +66,14 @@ class PlacingTest(ApiTestCase):
                 self.assertEqual(Decimal(total), stored.total)
                 self.assertEqual([Decimal(price) for price, _ in positions], [it["price"] for it in stored.items])
 
-    def test_a_total_beyond_the_largest_is_refused(self):
+    def test_total_over_the_maximum_is_refused(self):
         items = [item(price=Decimal("99999.99"), quantity=1000), item(price=Decimal("10.00"), quantity=1)]
         response = self.place(400, items=items)
         self.assertProblem(response, 400, "VALIDATION_ERROR")
         self.assertFields({"items": "must not come to a total of more than 99999999.99"}, response)
         self.assertEqual(0, Order.select().count())
 
-    def test_a_number_may_be_written_in_any_way_that_has_its_value(self):
+    def test_numbers_may_have_any_json_notation(self):
         for price, quantity, total in (("1e1", "2.0", "20.00"), ("0.5", "1e3", "500.00"), ("2", "2", "4.00")):
             with self.subTest(price=price, quantity=quantity):
                 items = f'[{{"productId": "p", "name": "n", "price": {price}, "quantity": {quantity}}}]'
@@ -81,7 +81,7 @@ class PlacingTest(ApiTestCase):
                 response = self.client.request("POST", "/orders", body.encode(), user=self.user, status=201)
                 self.assertIn(f'"total":{total},', response.text)
 
-    def test_missing_fields_are_all_listed_also_inside_items_and_address(self):
+    def test_missing_fields_in_items_and_address_are_all_listed(self):
         response = self.client.post("/orders", {"items": [{}], "shippingAddress": {}}, user=self.user, status=400)
         missing = [
             "userId",
@@ -95,12 +95,12 @@ class PlacingTest(ApiTestCase):
         self.assertProblem(response, 400, "MISSING_FIELDS", sentence)
         self.assertFields(dict.fromkeys(missing, "is required"), response)
 
-    def test_an_empty_list_of_items_is_invalid_not_missing(self):
+    def test_empty_list_of_items_is_invalid_not_missing(self):
         response = self.place(400, items=[])
         self.assertProblem(response, 400, "VALIDATION_ERROR", "items must have at least one item")
         self.assertFields({"items": "must have at least one item"}, response)
 
-    def test_each_limit_is_refused_one_step_beyond_it(self):
+    def test_value_one_step_over_each_limit_is_refused(self):
         for field, overrides, fault in (
             ("items", {"items": OrderFactory.items(101)}, "must have at most 100 items"),
             ("items", {"items": "tea"}, "must be an array"),
@@ -137,7 +137,7 @@ class PlacingTest(ApiTestCase):
                 self.assertFields({field: fault}, response)
         self.assertEqual(0, Order.select().count(), "nothing was written")
 
-    def test_each_limit_is_accepted_exactly(self):
+    def test_value_at_each_limit_is_accepted(self):
         for overrides in (
             {"items": OrderFactory.items(100)},
             {"items": [item(productId="x" * 100, name="y" * 200, quantity=10_000, price=Decimal("0.01"))]},
@@ -147,27 +147,27 @@ class PlacingTest(ApiTestCase):
             with self.subTest(overrides):
                 self.assertOrderStored(self.place(**overrides).json)
 
-    def test_optional_parts_of_the_address_that_are_not_given_are_left_out(self):
+    def test_optional_address_fields_that_were_not_sent_are_absent(self):
         shown = self.place(shippingAddress={"street": "1 Main St", "city": None, "country": ""}).json
         self.assertEqual({"street": "1 Main St", "country": ""}, shown["shippingAddress"])
 
-    def test_text_comes_back_as_it_was_sent(self):
+    def test_text_is_returned_as_it_was_sent(self):
         name = 'Caf\u00e9 "\u2615\ufe0f" \\ \U0001f600 \u202e <script> \t\n'.strip()
         self.assertEqual(name, self.place(items=[item(name=name)]).json["items"][0]["name"])
 
-    def test_an_order_for_somebody_else_or_nobody_or_no_id_is_for_a_user_that_is_not_there(self):
+    def test_order_for_foreign_unknown_or_malformed_user_id_is_404(self):
         for user_id in (str(UserFactory.create().id), NEVER, "not-an-id", "\U0001f600"):
             with self.subTest(user_id):
                 response = self.place(404, userId=user_id)
                 self.assertProblem(response, 404, "USER_NOT_FOUND", "User not found")
         self.assertEqual(0, Order.select().count())
 
-    def test_staff_places_no_orders_for_others(self):
+    def test_staff_cannot_place_orders_for_other_users(self):
         body = OrderFactory.body(self.user)
         response = self.client.post("/orders", body, user=UserFactory.create("staff"), status=404)
         self.assertProblem(response, 404, "USER_NOT_FOUND")
 
-    def test_without_a_token_nothing_is_read_or_written(self):
+    def test_order_without_a_token_runs_no_statement(self):
         response = self.client.post("/orders", {"not": "valid"}, status=401)
         self.assertProblem(response, 401, "UNAUTHORIZED")
 
@@ -175,7 +175,7 @@ class PlacingTest(ApiTestCase):
 class ReadingTest(ApiTestCase):
     """``GET /orders/{id}``."""
 
-    def test_an_order_is_shown_with_its_owner_to_the_owner_and_to_staff(self):
+    def test_order_with_its_owner_is_shown_to_owner_and_staff(self):
         order = OrderFactory.create("shipped")
         for reader in (order.user, UserFactory.create("staff")):
             shown = self.client.get(f"/orders/{order.id}", user=reader).json
@@ -184,7 +184,7 @@ class ReadingTest(ApiTestCase):
             self.assertOrderStored(shown)
             self.assertEqual(("shipped", str(order.user.id)), (shown["status"], shown["userId"]))
 
-    def test_what_is_not_yours_what_never_was_and_what_is_no_id_are_one_answer(self):
+    def test_foreign_unknown_and_malformed_id_get_the_same_404(self):
         reader, foreign = UserFactory.create(), OrderFactory.create()
         answers = set()
         for order_id in (foreign.id, NEVER, "not-an-id", "0"):
@@ -194,11 +194,11 @@ class ReadingTest(ApiTestCase):
                 answers.add((response.body, str(sorted(response.headers.items()))))
         self.assertEqual(1, len(answers), "the same 404, to the byte")
 
-    def test_staff_finds_no_order_that_never_was(self):
+    def test_unknown_order_is_404_for_staff(self):
         response = self.client.get(f"/orders/{NEVER}", user=UserFactory.create("staff"), status=404)
         self.assertProblem(response, 404, "ORDER_NOT_FOUND", "Order not found")
 
-    def test_without_a_token_an_order_is_not_shown(self):
+    def test_order_is_401_without_a_token(self):
         response = self.client.get(f"/orders/{OrderFactory.create().id}", status=401)
         self.assertProblem(response, 401, "UNAUTHORIZED")
 
@@ -209,7 +209,7 @@ class FormTest(ApiTestCase):
     ITEMS = '"items":[{"productId":"tea-1","name":"Tea \\"\u00e9\\"\\\\","price":29.90,"quantity":2}]'
     ADDRESS = '"shippingAddress":{"street":"1 Main St","city":"London","state":"","zipCode":"N1","country":"GB"}'
 
-    def test_items_and_address_are_compact_and_in_the_order_of_the_contract(self):
+    def test_items_and_address_are_compact_json_in_contract_order(self):
         user = UserFactory.create()
         # Sent in another order, and spelled otherwise, than it is shown.
         sent = OrderFactory.body(
@@ -231,7 +231,7 @@ class FormTest(ApiTestCase):
                 self.assertIn(self.ITEMS, response.text)
                 self.assertIn(self.ADDRESS, response.text)
 
-    def test_prices_keep_the_digits_that_they_were_stored_with(self):
+    def test_prices_keep_their_stored_digits(self):
         user = UserFactory.create()
         prices = ["0.00", "0.01", "0.10", "7.00", "99999.99"]
         sent = OrderFactory.body(user, items=[item(price=Decimal(price)) for price in prices])

@@ -51,27 +51,27 @@ class EveryOperationTest(ApiTestCase):
         client = body.pop("client", self.client)
         return client.request(operation.method, path, user=self.ada, status=status, **body)
 
-    def test_a_length_that_is_no_number_is_a_400(self):
+    def test_content_length_that_is_not_a_number_is_400(self):
         for operation in operations():
             # WebTest would not send it, and the server lets none through; behind another server it may come.
             with self.subTest(str(operation)), mock.patch("webtest.lint.check_environ"):
                 self.assertProblem(self.send(operation, 400, Content_Length="many"), 400, "BAD_REQUEST")
 
-    def test_a_body_that_is_too_long_is_a_413_also_where_none_is_expected(self):
+    def test_too_long_body_is_413_even_if_no_body_is_expected(self):
         client = make_client(max_body=10)
         for operation in operations():
             with self.subTest(str(operation)):
                 response = self.send(operation, 413, client=client, body=b'"0123456789"')
                 self.assertProblem(response, 413, "PAYLOAD_TOO_LARGE")
 
-    def test_a_body_of_another_media_type_is_a_415(self):
+    def test_body_of_another_media_type_is_415(self):
         for operation in operations():
             if operation.declared.body:
                 with self.subTest(str(operation)):
                     response = self.send(operation, 415, content_type="text/plain")
                     self.assertProblem(response, 415, "UNSUPPORTED_MEDIA_TYPE")
 
-    def test_a_body_that_is_not_sent_as_it_is_is_a_415_that_names_the_header(self):
+    def test_compressed_body_is_415_with_accept_encoding(self):
         compressed = gzip.compress(b'{"email": "ada@example.com"}')
         for operation in operations():
             if operation.declared.body:
@@ -82,7 +82,7 @@ class EveryOperationTest(ApiTestCase):
                         self.assertProblem(response, 415, "UNSUPPORTED_MEDIA_TYPE", sentence)
                         self.assertEqual("identity", response.headers["Accept-Encoding"])
 
-    def test_a_request_without_one_valid_host_is_a_400(self):
+    def test_request_without_exactly_one_valid_host_is_400(self):
         for host in ("", "a.example,b.example", "a b", "user@a.example", "a.example/users", "[::1", "x" * 1000):
             client = client_of_server({"SERVER_PROTOCOL": "HTTP/1.1", "HTTP_HOST": host})
             for operation in operations():
@@ -91,7 +91,7 @@ class EveryOperationTest(ApiTestCase):
                     sentence = "The request must have exactly one valid Host header"
                     self.assertProblem(response, 400, "BAD_REQUEST", sentence)
 
-    def test_a_request_that_waited_too_long_is_a_503_before_any_work_but_livez_is_not(self):
+    def test_request_queued_too_long_is_503_except_livez(self):
         client = client_of_server({"HTTP_X_REQUEST_START": waited(10.1)}, queue_timeout=10)
         for operation in operations():
             with self.subTest(str(operation)), self.assertQueries(0):
@@ -102,7 +102,7 @@ class EveryOperationTest(ApiTestCase):
                 self.assertProblem(response, 503, "SERVICE_UNAVAILABLE", "The service is overloaded")
                 self.assertEqual("1", response.headers["Retry-After"])
 
-    def test_each_answer_closes_its_connection_while_the_service_drains(self):
+    def test_every_response_closes_its_connection_while_draining(self):
         client = ApiClient(create_app(make_settings(), is_draining=lambda: True))
         for operation in operations():
             with self.subTest(str(operation)):
@@ -110,7 +110,7 @@ class EveryOperationTest(ApiTestCase):
                 self.assertEqual("close", response.headers["Connection"])
                 self.assertNotIn("Connection", self.send(operation, "*").headers)
 
-    def test_an_outage_is_a_503_that_says_when_to_try_again_and_a_mistake_of_ours_is_a_500(self):
+    def test_outage_is_503_with_retry_after_and_a_bug_is_500(self):
         for failure, status, code in (
             (OperationalError("connection refused"), 503, "SERVICE_UNAVAILABLE"),
             (RuntimeError("a mistake"), 500, "INTERNAL_ERROR"),
@@ -128,7 +128,7 @@ class EveryOperationTest(ApiTestCase):
                     self.assertProblem(response, status, code)
                     self.assertEqual("1" if status == 503 else None, response.headers.get("Retry-After"))
 
-    def test_an_asset_that_is_not_there_is_a_404(self):
+    def test_unknown_asset_is_404(self):
         self.assertProblem(self.client.get("/docs/nothing.js", status=404), 404, "NOT_FOUND")
 
 
@@ -143,21 +143,21 @@ class WaitTest(ApiTestCase):
     def status(self, sent: str) -> int:
         return client_of_server({"HTTP_X_REQUEST_START": sent}, queue_timeout=10).get("/readyz", status="*").status_int
 
-    def test_a_request_within_the_limit_is_served(self):
+    def test_request_within_the_queue_timeout_is_served(self):
         self.assertEqual([200, 200, 503], [self.status(waited(seconds)) for seconds in (0, 10, 10.001)])
 
-    def test_a_whole_number_of_seconds_is_understood(self):
+    def test_start_in_whole_seconds_is_accepted(self):
         self.assertEqual(503, self.status(f"t={NOW.timestamp() - 11:.0f}"))
 
-    def test_a_start_in_the_future_is_ignored(self):
+    def test_start_in_the_future_is_ignored(self):
         self.assertEqual([200, 200], [self.status(waited(-seconds)) for seconds in (1, 10**9)])
 
-    def test_a_malformed_start_is_ignored(self):
+    def test_malformed_start_is_ignored(self):
         for sent in ("", "t=", "1", "t=-1", "t=1e3", "t=1.", "t=.5", "t=nan", "t=inf", "t=1, t=1", "t=1,t=1", " t=1"):
             with self.subTest(sent):
                 self.assertEqual(200, self.status(sent))
 
-    def test_a_start_of_endless_digits_is_ignored(self):
+    def test_start_with_too_many_digits_is_ignored(self):
         for sent in ("t=" + "9" * 100_000, "t=1." + "0" * 100_000, "t=\u0661"):
             with self.subTest(sent[:5]):
                 self.assertEqual(200, self.status(sent))
@@ -166,12 +166,12 @@ class WaitTest(ApiTestCase):
 class HostTest(ApiTestCase):
     """``Host``."""
 
-    def test_a_name_or_an_address_with_or_without_a_port_is_served(self):
+    def test_host_name_or_address_with_or_without_port_is_served(self):
         for host in ("shop", "shop.example:8000", "127.0.0.1:80", "[::1]", "[::1]:8000", "shop.example:", "x_y~z"):
             with self.subTest(host):
                 client_of_server({"SERVER_PROTOCOL": "HTTP/1.1", "HTTP_HOST": host}).get("/livez")
 
-    def test_http_1_0_may_leave_it_out(self):
+    def test_http_1_0_may_omit_the_host(self):
         for protocol in ("HTTP/1.0", "HTTP/1"):
             with self.subTest(protocol):
                 client_of_server({"SERVER_PROTOCOL": protocol, "HTTP_HOST": ""}).get("/livez")
@@ -180,14 +180,14 @@ class HostTest(ApiTestCase):
 class PathAndMethodTest(ApiTestCase):
     """Paths that are not there and methods that a path does not have."""
 
-    def test_an_unknown_path_is_a_404_of_the_one_shape(self):
+    def test_unknown_path_is_404_as_a_problem(self):
         unknown = "/ /nothing /users/ /users// /Users /users/login/ /users/x/y /users/.. /users/../orders /users/%2e%2e"
         for path in (*unknown.split(), "/orders/1/items", "/orders/.", "/orders/%2f", "/%00", "/livez/"):
             with self.subTest(path):
                 response = self.client.request("GET", path, status=404)
                 self.assertProblem(response, 404, "NOT_FOUND", "There is nothing at this path")
 
-    def test_an_encoded_slash_is_a_404_where_the_server_keeps_the_path_as_it_was_sent(self):
+    def test_encoded_slash_is_404_if_the_server_keeps_the_raw_path(self):
         user = UserFactory.create()
         for variable in ("RAW_URI", "REQUEST_URI"):
             for sent in (f"/users/{user.id}%2Forders", f"/users%2f{user.id}/orders", "//x/users%2Fx/orders?limit=5"):
@@ -197,7 +197,7 @@ class PathAndMethodTest(ApiTestCase):
                     self.assertProblem(response, 404, "NOT_FOUND", "There is nothing at this path")
             client_of_server({variable: f"/users/{user.id}/orders?status=a%2Fb"}).get(f"/users/{user.id}", user=user)
 
-    def test_a_method_that_a_path_does_not_have_is_a_405_that_says_which_it_has(self):
+    def test_method_that_the_path_does_not_have_is_405_with_allow(self):
         user = UserFactory.create()
         for method, path, allowed in (
             ("GET", "/users", {"POST", "OPTIONS"}),
@@ -212,7 +212,7 @@ class PathAndMethodTest(ApiTestCase):
                     self.assertProblem(response, 405, "METHOD_NOT_ALLOWED")
                     self.assertEqual(allowed, set(response.headers["Allow"].split(", ")))
 
-    def test_a_method_that_http_does_not_have_is_refused(self):
+    def test_unknown_http_method_is_400(self):
         # WEBSOCKET is a name that Falcon keeps for itself.
         for method in ("BREW", "WEBSOCKET"):
             with self.subTest(method), warnings.catch_warnings():
@@ -221,7 +221,7 @@ class PathAndMethodTest(ApiTestCase):
                 response = self.client.request(method, "/users", status=400)
                 self.assertProblem(response, 400, "BAD_REQUEST")
 
-    def test_a_method_that_http_does_not_have_is_not_remembered(self):
+    def test_unknown_http_method_does_not_fill_the_cache(self):
         self.client.get("/orders/1", status=401)
         before = middleware._needs_token.cache_info().currsize
         with warnings.catch_warnings():
@@ -230,7 +230,7 @@ class PathAndMethodTest(ApiTestCase):
                 self.client.request("BREW" * 1000 * (1 + number), "/users", status=400)
         self.assertEqual(before, middleware._needs_token.cache_info().currsize)
 
-    def test_head_answers_as_get_does_without_the_body(self):
+    def test_head_answers_like_get_without_a_body(self):
         user = UserFactory.create()
         for path in (f"/users/{user.id}", "/livez", "/readyz"):
             with self.subTest(path):
@@ -240,10 +240,10 @@ class PathAndMethodTest(ApiTestCase):
                 for header in ("Content-Type", "Content-Length"):
                     self.assertEqual(got.headers[header], head.headers[header])
 
-    def test_head_needs_a_token_where_get_does(self):
+    def test_head_needs_a_token_if_get_does(self):
         self.client.request("HEAD", f"/users/{UserFactory.create().id}", status=401)
 
-    def test_options_says_what_is_allowed_to_anyone(self):
+    def test_options_lists_the_methods_without_a_token(self):
         for path, allowed in (
             ("/users", {"POST"}),
             ("/orders/1", {"GET", "HEAD", "PATCH"}),
@@ -257,7 +257,7 @@ class PathAndMethodTest(ApiTestCase):
 class BodyTest(ApiTestCase):
     """What is read at all."""
 
-    def test_a_body_longer_than_the_limit_is_refused(self):
+    def test_body_over_the_limit_is_413(self):
         client = make_client(max_body=1000)
         user = UserFactory.create()
         for path, sender in (("/users", None), ("/users/login", None), ("/orders", user)):
@@ -269,41 +269,41 @@ class BodyTest(ApiTestCase):
                     client.request("POST", path, b" " * 1000, user=sender, status=400), 400, "MALFORMED_JSON"
                 )
 
-    def test_the_limit_is_a_mebibyte(self):
+    def test_default_limit_is_one_mebibyte(self):
         body = b'{"name": "' + b"x" * (1 << 20) + b'"}'
         self.assertProblem(self.client.request("POST", "/users", body, status=413), 413, "PAYLOAD_TOO_LARGE")
 
-    def test_a_body_that_is_not_declared_to_be_json_is_refused(self):
+    def test_body_without_json_content_type_is_415(self):
         body = b'{"email": "ada@example.com", "password": "secret1"}'
         for content_type in (None, "text/plain", "application/x-www-form-urlencoded", "application/jsonx", ";", "json"):
             with self.subTest(content_type):
                 response = self.client.request("POST", "/users/login", body, content_type=content_type, status=415)
                 self.assertProblem(response, 415, "UNSUPPORTED_MEDIA_TYPE", "Content-Type must be application/json")
 
-    def test_json_may_be_declared_with_parameters_and_in_any_case(self):
+    def test_json_content_type_may_have_parameters_and_any_case(self):
         body = b'{"email": "ada@example.com", "password": "secret1"}'
         for content_type in ("application/json; charset=utf-8", "Application/JSON"):
             with self.subTest(content_type):
                 self.client.request("POST", "/users/login", body, content_type=content_type, status=401)
 
-    def test_a_body_may_be_declared_to_be_sent_as_it_is(self):
+    def test_content_encoding_identity_is_accepted(self):
         body = b'{"email": "ada@example.com", "password": "secret1"}'
         for coding in ("identity", "Identity", "identity,identity", ""):
             with self.subTest(coding):
                 self.client.request("POST", "/users/login", body, status=401, Content_Encoding=coding)
 
-    def test_a_body_that_is_no_json_is_malformed_and_says_where(self):
+    def test_malformed_json_is_400_with_its_position(self):
         response = self.client.request("POST", "/users", b'{"name": NaN}', status=400)
         self.assertProblem(response, 400, "MALFORMED_JSON")
         self.assertIn("line 1 column 10", response.json["error"])
 
-    def test_json_that_is_no_object_is_invalid(self):
+    def test_json_that_is_not_an_object_is_invalid(self):
         for body in (b"[]", b"null", b'"text"', b"5", b"true"):
             with self.subTest(body):
                 response = self.client.request("POST", "/users", body, status=400)
                 self.assertProblem(response, 400, "VALIDATION_ERROR", "The body must be a JSON object")
 
-    def test_a_body_that_ends_early_is_malformed(self):
+    def test_body_shorter_than_its_content_length_is_400(self):
         response = self.client.request("POST", "/users", b'{"name": "Ada"}', status=400, Content_Length="100")
         self.assertProblem(response, 400, "MALFORMED_JSON", "The body ended before its Content-Length")
 
@@ -340,22 +340,22 @@ class UnreadBodyTest(ApiTestCase):
         self.assertProblem(response, 404, "NOT_FOUND")
         return endless.taken
 
-    def test_it_is_dropped_up_to_four_times_the_limit(self):
+    def test_unread_body_is_discarded_up_to_four_times_the_limit(self):
         self.assertEqual(4000, self.send(wsgi_input_terminated=True))
 
-    def test_where_the_server_does_not_mark_its_end_it_is_left_alone(self):
+    def test_unread_body_without_a_marked_end_is_not_read(self):
         self.assertEqual(0, self.send(wsgi_input_terminated=False))
 
 
 class RequestIdTest(ApiTestCase):
     """``X-Request-ID``."""
 
-    def test_a_well_formed_id_is_kept_and_stands_in_the_error(self):
+    def test_well_formed_request_id_is_kept_and_is_in_the_error(self):
         response = self.client.get("/nothing", status=404, X_Request_ID="abc-123_4.5")
         self.assertEqual("abc-123_4.5", response.headers["X-Request-ID"])
         self.assertEqual("abc-123_4.5", response.json["requestId"])
 
-    def test_an_id_that_is_missing_or_not_well_formed_is_replaced(self):
+    def test_missing_or_malformed_request_id_is_replaced(self):
         for sent in ({}, {"X_Request_ID": "a b"}, {"X_Request_ID": "x" * 129}, {"X_Request_ID": "<script>"}):
             with self.subTest(sent):
                 made = self.client.get("/livez", **sent).headers["X-Request-ID"]
@@ -365,11 +365,11 @@ class RequestIdTest(ApiTestCase):
 class FailureTest(ApiTestCase):
     """What the caller sees of failures that are not theirs."""
 
-    def test_health_is_answered_to_anyone(self):
+    def test_health_needs_no_token(self):
         self.assertEqual({"status": "alive"}, self.client.get("/livez").json)
         self.assertEqual({"status": "ready"}, self.client.get("/readyz").json)
 
-    def test_without_its_database_the_service_is_alive_but_not_ready(self):
+    def test_service_without_database_is_alive_but_not_ready(self):
         # Port 1 refuses every connection.
         client = make_client(database_url="postgresql://shop@127.0.0.1:1/shop")
         self.addCleanup(make_client)
@@ -385,7 +385,7 @@ class FailureTest(ApiTestCase):
                 self.assertProblem(response, 503, "SERVICE_UNAVAILABLE", "The service is temporarily unavailable")
                 self.assertEqual("1", response.headers["Retry-After"])
 
-    def test_an_unforeseen_failure_is_a_500_that_tells_nothing_but_its_id(self):
+    def test_unexpected_exception_is_500_with_only_the_request_id(self):
         for failure in (RuntimeError("what only we know"), InternalError("what only we know")):
             with (
                 self.subTest(failure),
@@ -398,7 +398,7 @@ class FailureTest(ApiTestCase):
                 self.assertIn(response.json["requestId"], logs.output[0])
                 self.assertIn("what only we know", logs.output[0])
 
-    def test_a_failure_leaves_nothing_behind_and_the_next_request_works(self):
+    def test_failed_request_writes_nothing_and_the_next_one_works(self):
         body = UserFactory.body()
         with mock.patch("shop.api.responses.write", side_effect=RuntimeError), self.assertLogs("shop", "ERROR"):
             self.client.post("/users", body, status=500)

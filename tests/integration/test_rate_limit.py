@@ -31,7 +31,7 @@ class RateLimitTest(ApiTestCase):
         body = {"email": email, "password": password}
         return (client or self.client).post("/users/login", body, status=status)
 
-    def test_after_ten_failures_even_the_right_password_is_refused_unseen(self):
+    def test_right_password_is_429_after_ten_failures(self):
         for _ in range(10):
             self.log_in()
         with mock.patch.object(PasswordHasher, "verify", autospec=True) as verify:
@@ -40,7 +40,7 @@ class RateLimitTest(ApiTestCase):
         self.assertEqual("900", response.headers["Retry-After"])
         verify.assert_not_called()
 
-    def test_an_unknown_address_is_refused_in_the_same_way(self):
+    def test_unknown_address_is_rate_limited_in_the_same_way(self):
         answers = []
         for email in ("ada@example.com", "nobody@example.com", "no address at all"):
             for _ in range(10):
@@ -49,7 +49,7 @@ class RateLimitTest(ApiTestCase):
             answers.append((response.headers["Retry-After"], {**response.json, "requestId": ""}))
         self.assertEqual([answers[0]] * 3, answers)
 
-    def test_the_wait_is_told_and_ends(self):
+    def test_retry_after_tells_when_logins_work_again(self):
         for _ in range(10):
             self.log_in()
         self.now = START + timedelta(minutes=14, seconds=30, milliseconds=1)
@@ -57,7 +57,7 @@ class RateLimitTest(ApiTestCase):
         self.now = START + timedelta(minutes=15)
         self.log_in(password=self.user.password, status=200)
 
-    def test_refused_attempts_do_not_lengthen_the_wait(self):
+    def test_refused_attempts_do_not_extend_the_wait(self):
         for _ in range(10):
             self.log_in()
         self.now = START + timedelta(minutes=14)
@@ -66,7 +66,7 @@ class RateLimitTest(ApiTestCase):
         self.now = START + timedelta(minutes=15)
         self.log_in()
 
-    def test_a_new_window_counts_from_one(self):
+    def test_new_window_counts_from_one(self):
         for _ in range(9):
             self.log_in()
         self.now = START + timedelta(minutes=15)
@@ -74,39 +74,39 @@ class RateLimitTest(ApiTestCase):
             self.log_in()
         self.assertEqual("900", self.log_in(status=429).headers["Retry-After"])
 
-    def test_a_window_begins_with_its_first_failure(self):
+    def test_window_begins_with_its_first_failure(self):
         self.log_in()
         self.now = START + timedelta(minutes=10)
         for _ in range(9):
             self.log_in()
         self.assertEqual("300", self.log_in(status=429).headers["Retry-After"])
 
-    def test_a_success_forgets_the_failures(self):
+    def test_successful_login_resets_the_failures(self):
         for _ in range(3):
             for _ in range(9):
                 self.log_in()
             self.log_in(password=self.user.password, status=200)
         self.assertEqual(0, LoginFailures.select().count())
 
-    def test_one_account_is_counted_once_however_its_address_is_spelled(self):
+    def test_all_spellings_of_an_address_share_one_count(self):
         for email in ("ada@example.com", "ADA@example.com", "Ada@Example.com", " ada@EXAMPLE.com ", "ada@example.COM"):
             self.log_in(email)
             self.log_in(email)
         self.log_in("aDa@example.com", status=429)
         self.assertEqual(1, LoginFailures.select().count())
 
-    def test_others_are_not_touched(self):
+    def test_other_addresses_are_not_limited(self):
         other = UserFactory.create()
         for _ in range(10):
             self.log_in()
         self.log_in(other.email, other.password, status=200)
 
-    def test_it_holds_for_another_worker_and_after_a_restart(self):
+    def test_limit_is_shared_by_workers_and_survives_a_restart(self):
         for _ in range(10):
             self.log_in()
         self.log_in(status=429, client=make_client(clock=lambda: self.now))
 
-    def test_both_numbers_are_settings_and_either_turns_it_off(self):
+    def test_either_setting_turns_the_limit_off(self):
         strict = make_client(clock=lambda: self.now, login_max_failures=1, login_window=60)
         self.log_in(client=strict)
         self.assertEqual("60", self.log_in(client=strict, status=429).headers["Retry-After"])
@@ -116,19 +116,19 @@ class RateLimitTest(ApiTestCase):
                 for _ in range(15):
                     self.log_in(client=lenient)
 
-    def test_a_log_in_that_was_not_understood_is_no_failure(self):
+    def test_invalid_login_request_does_not_count_as_failure(self):
         for _ in range(12):
             self.client.post("/users/login", {"email": "ada@example.com"}, status=400)
         self.assertEqual(0, LoginFailures.select().count())
 
-    def test_neither_address_nor_password_is_kept(self):
+    def test_neither_address_nor_password_is_stored(self):
         self.log_in(password="do not keep me")
         (row,) = database.execute_sql("SELECT login_failures::text FROM login_failures").fetchone()
         self.assertNotIn("ada", row)
         self.assertNotIn(b"ada@example.com".hex(), row)
         self.assertNotIn("do not keep me", row)
 
-    def test_what_has_expired_is_cleared_away_by_later_failures(self):
+    def test_expired_failures_are_deleted_by_later_ones(self):
         for number in range(25):
             self.log_in(f"guess-{number}@example.com")
         self.now = START + timedelta(hours=1)
@@ -140,7 +140,7 @@ class RateLimitTest(ApiTestCase):
 class WorkTest(ApiTestCase):
     """How much work an answer takes, counted instead of timed."""
 
-    def test_a_known_and_an_unknown_address_take_the_same_verifications_and_statements(self):
+    def test_known_and_unknown_address_cost_the_same_work(self):
         user = UserFactory.create()
         work = []
         for email in (user.email, "nobody@example.com"):
@@ -156,11 +156,11 @@ class WorkTest(ApiTestCase):
 class CommittedRateLimitTest(CommittedApiTestCase):
     """What is kept although the request fails."""
 
-    def test_the_record_of_a_failure_is_committed(self):
+    def test_failure_is_committed(self):
         self.client.post("/users/login", {"email": "ada@example.com", "password": "wrong"}, status=401)
         self.assertEqual(1, rows_seen_by_another_connection("login_failures"))
 
-    def test_a_failure_does_not_wait_for_another_that_clears_away_the_same(self):
+    def test_failure_does_not_wait_for_a_concurrent_cleanup(self):
         long_ago = make_client(clock=lambda: START)
         long_ago.post("/users/login", {"email": "ada@example.com", "password": "wrong"}, status=401)
         with closing(psycopg2.connect(run_database_url())) as other:
@@ -168,7 +168,7 @@ class CommittedRateLimitTest(CommittedApiTestCase):
             self.client.post("/users/login", {"email": "bob@example.com", "password": "wrong"}, status=401)
             self.assertEqual(2, LoginFailures.select().count(), "the other clears its row away")
 
-    def test_failures_at_once_are_all_counted(self):
+    def test_concurrent_failures_are_all_counted(self):
         def guess():
             return self.client.post("/users/login", {"email": "ada@example.com", "password": "wrong"}, status=401)
 

@@ -15,7 +15,7 @@ from tests.support.cases import ApiTestCase, CommittedApiTestCase
 class NoRequestMakesStaffTest(ApiTestCase):
     """Whatever is sent, a user is a customer."""
 
-    def test_a_role_is_refused_by_name_wherever_it_is_sent(self):
+    def test_role_in_any_request_is_refused_as_an_unknown_field(self):
         user = UserFactory.create()
         for path, body in (
             ("/users", UserFactory.body()),
@@ -48,7 +48,7 @@ class StaffCommandTest(CommittedApiTestCase):
         response = self.client.post("/users/login", {"email": user.email, "password": user.password}, status=200)
         return {"Authorization": f"Bearer {response.json['token']}"}
 
-    def test_a_user_becomes_staff_with_the_next_log_in_and_a_customer_again_likewise(self):
+    def test_change_of_role_takes_effect_at_the_next_login(self):
         ada, other = UserFactory.create(email="ada@example.com"), UserFactory.create()
         self.assertEqual((0, "", ""), self.shop("staff", "list"))
         before = self.log_in(ada)
@@ -64,13 +64,13 @@ class StaffCommandTest(CommittedApiTestCase):
         self.client.get(f"/users/{other.id}", status=404, **self.log_in(ada))
         self.assertEqual((0, "", ""), self.shop("staff", "list"))
 
-    def test_staff_is_listed_by_address(self):
+    def test_staff_are_listed_by_address(self):
         for name in ("carol", "ada", "bob"):
             UserFactory.create("staff", name=name, email=f"{name}@example.com")
         listed = "".join(f"{name}@example.com  {name}\n" for name in ("ada", "bob", "carol"))
         self.assertEqual((0, listed, ""), self.shop("staff", "list"))
 
-    def test_an_address_without_an_account_is_told_in_one_sentence(self):
+    def test_unknown_address_prints_one_sentence(self):
         for action in ("add", "remove"):
             expected = (2, "", "shop: no account has the e-mail address nobody@example.com\n")
             self.assertEqual(expected, self.shop("staff", action, "nobody@example.com"))

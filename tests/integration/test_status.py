@@ -38,7 +38,7 @@ class Changes:
 class StatusTest(Changes, ApiTestCase):
     """One change after the other."""
 
-    def test_staff_moves_an_order_along_every_legal_step_and_no_other(self):
+    def test_staff_can_make_every_legal_status_change_and_no_other(self):
         staff = UserFactory.create("staff")
         for before in STATUSES:
             for after in STATUSES:
@@ -53,7 +53,7 @@ class StatusTest(Changes, ApiTestCase):
                         self.assertProblem(response, 409, "INVALID_TRANSITION")
                         self.assertEqual(before, self.stored(order))
 
-    def test_the_refusal_says_where_the_order_is_and_where_it_can_go(self):
+    def test_refused_change_names_the_present_and_the_next_statuses(self):
         staff = UserFactory.create("staff")
         for before, fact in (
             ("pending", "is pending and can only become confirmed or cancelled"),
@@ -67,7 +67,7 @@ class StatusTest(Changes, ApiTestCase):
                 self.assertProblem(response, 409, "INVALID_TRANSITION", f"The order {fact}")
                 self.assertFields({"status": fact}, response)
 
-    def test_a_step_that_became_legal_meanwhile_is_taken(self):
+    def test_change_that_became_legal_meanwhile_is_made(self):
         staff, order = UserFactory.create("staff"), OrderFactory.create(status="confirmed")
         find = orders.find
 
@@ -78,7 +78,7 @@ class StatusTest(Changes, ApiTestCase):
         with mock.patch.object(orders, "find", ship_and_find):
             self.assertEqual("delivered", self.change(order.id, "delivered", staff).json["status"])
 
-    def test_an_order_that_never_takes_a_legal_change_gets_503(self):
+    def test_change_that_always_loses_the_race_is_503(self):
         # As row security, or a rule of an operator's own, might have it.
         database.execute_sql(
             "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'; "
@@ -98,7 +98,7 @@ class StatusTest(Changes, ApiTestCase):
         self.assertProblem(response, 503, "SERVICE_UNAVAILABLE", "The order could not be changed; try again")
         self.assertEqual("1", response.headers["Retry-After"])
 
-    def test_an_owner_cancels_while_it_is_time(self):
+    def test_owner_can_cancel_before_shipping(self):
         for before in ("pending", "confirmed"):
             order = OrderFactory.create(status=before)
             self.assertEqual("cancelled", self.change(order.id, "cancelled", order.user).json["status"])
@@ -108,7 +108,7 @@ class StatusTest(Changes, ApiTestCase):
             self.assertProblem(self.change(order.id, "cancelled", order.user, 409), 409, "INVALID_TRANSITION")
             self.assertEqual(before, self.stored(order))
 
-    def test_anything_else_is_forbidden_to_an_owner(self):
+    def test_other_status_changes_by_the_owner_are_403(self):
         order = OrderFactory.create()
         for status in ("pending", "confirmed", "shipped", "delivered"):
             with self.subTest(status):
@@ -116,7 +116,7 @@ class StatusTest(Changes, ApiTestCase):
                 self.assertProblem(response, 403, "FORBIDDEN")
         self.assertEqual("confirmed", self.stored(order))
 
-    def test_for_a_stranger_the_order_does_not_exist_whatever_the_change(self):
+    def test_any_status_change_of_another_users_order_is_404(self):
         order, stranger = OrderFactory.create(), UserFactory.create()
         answers = set()
         for order_id in (order.id, NEVER, "not-an-id"):
@@ -128,7 +128,7 @@ class StatusTest(Changes, ApiTestCase):
         self.assertEqual(1, len(answers), "the same 404, to the byte")
         self.assertEqual("confirmed", self.stored(order))
 
-    def test_staff_finds_no_order_that_never_was(self):
+    def test_unknown_order_is_404_for_staff(self):
         for order_id in (NEVER, "not-an-id"):
             response = self.change(order_id, "shipped", UserFactory.create("staff"), status=404)
             self.assertProblem(response, 404, "ORDER_NOT_FOUND")
@@ -140,7 +140,7 @@ class StatusTest(Changes, ApiTestCase):
         changed = self.change(order.id, "shipped", UserFactory.create("staff")).json
         self.assertEqual(shown | {"status": "shipped"}, changed)
 
-    def test_a_change_of_anything_else_or_to_nothing_is_refused(self):
+    def test_change_of_other_fields_or_without_status_is_refused(self):
         order = OrderFactory.create()
         allowed = "must be one of pending, confirmed, shipped, delivered, cancelled"
         for body, code, sentence in (
@@ -155,7 +155,7 @@ class StatusTest(Changes, ApiTestCase):
                 self.assertProblem(self.change(order.id, body, order.user, status=400), 400, code, sentence)
         self.assertEqual("confirmed", self.stored(order))
 
-    def test_without_a_token_nothing_changes(self):
+    def test_status_change_is_401_without_a_token(self):
         order = OrderFactory.create()
         self.assertProblem(self.change(order.id, "cancelled", None, status=401), 401, "UNAUTHORIZED")
         self.assertEqual("confirmed", self.stored(order))
@@ -164,7 +164,7 @@ class StatusTest(Changes, ApiTestCase):
 class StatusRaceTest(Changes, CommittedApiTestCase):
     """Changes at the same moment."""
 
-    def test_of_two_racing_changes_one_wins_and_the_other_is_told_where_the_order_is(self):
+    def test_one_of_two_racing_changes_wins_and_the_other_gets_409(self):
         staff = UserFactory.create("staff")
         for _ in range(10):
             order = OrderFactory.create()
@@ -178,7 +178,7 @@ class StatusRaceTest(Changes, CommittedApiTestCase):
             self.assertProblem(lost, 409, "INVALID_TRANSITION")
             self.assertIn(f"The order is {won.json['status']}", lost.json["error"])
 
-    def test_of_twenty_cancellations_at_once_one_wins(self):
+    def test_one_of_twenty_concurrent_cancellations_wins(self):
         order = OrderFactory.create()
         responses = self.at_once(
             *[lambda: self.change(order.id, "cancelled", order.user, status="*") for _ in range(20)]

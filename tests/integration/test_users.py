@@ -15,7 +15,7 @@ NOBODY = "0199e0c1-0000-7000-8000-000000000001"
 class RegistrationTest(ApiTestCase):
     """``POST /users``."""
 
-    def test_a_registered_user_is_shown_stored_and_located(self):
+    def test_registered_user_is_returned_and_stored_with_location(self):
         before = datetime.now(UTC)
         body = UserFactory.body(name="Ada Lovelace", email="ada@example.com")
         response = self.client.post("/users", body)
@@ -26,26 +26,26 @@ class RegistrationTest(ApiTestCase):
         self.assertEqual(("Ada Lovelace", "customer", 7), (user.name, user.role, user.id.version))
         self.assertTrue(before <= user.created_at <= datetime.now(UTC))
 
-    def test_the_password_is_stored_as_an_argon2id_hash_only(self):
+    def test_password_is_stored_only_as_an_argon2id_hash(self):
         user_id = self.client.post("/users", UserFactory.body(password="pa55word")).json["id"]
         stored = User.get_by_id(user_id).password_hash
         self.assertRegex(stored, r"^\$argon2id\$")
         self.assertNotIn("pa55word", stored)
 
-    def test_missing_fields_are_all_listed_whether_absent_null_or_empty(self):
+    def test_absent_null_and_empty_fields_are_all_listed_as_missing(self):
         for body in ({}, {"name": None, "email": None, "password": None}, {"name": "", "email": " ", "password": ""}):
             with self.subTest(body):
                 response = self.client.post("/users", body, status=400)
                 self.assertProblem(response, 400, "MISSING_FIELDS", "name, email and password are required")
                 self.assertFields(dict.fromkeys(("name", "email", "password"), "is required"), response)
 
-    def test_one_missing_field_is_named_in_the_singular(self):
+    def test_single_missing_field_is_named_in_the_singular(self):
         body = UserFactory.body()
         del body["email"]
         response = self.client.post("/users", body, status=400)
         self.assertProblem(response, 400, "MISSING_FIELDS", "email is required")
 
-    def test_a_request_without_a_body_lacks_every_field(self):
+    def test_request_without_body_misses_every_field(self):
         response = self.client.request("POST", "/users", status=400)
         self.assertProblem(response, 400, "MISSING_FIELDS", "name, email and password are required")
 
@@ -62,7 +62,7 @@ class RegistrationTest(ApiTestCase):
             response,
         )
 
-    def test_each_limit_is_refused_one_step_beyond_it(self):
+    def test_value_one_step_over_each_limit_is_refused(self):
         for field, value, fault in (
             ("name", "A", "must have at least 2 characters"),
             ("name", "A" * 101, "must have at most 100 characters"),
@@ -87,7 +87,7 @@ class RegistrationTest(ApiTestCase):
                 self.assertFields({field: fault}, response)
         self.assertEqual(0, User.select().count(), "nothing was written")
 
-    def test_each_limit_is_accepted_exactly(self):
+    def test_value_at_each_limit_is_accepted(self):
         for limits in (
             {"name": "Al", "password": "123456"},
             {"name": "é" * 100, "password": "ü" * 255},
@@ -97,15 +97,15 @@ class RegistrationTest(ApiTestCase):
             with self.subTest(limits):
                 self.client.post("/users", UserFactory.body(**limits))
 
-    def test_a_name_is_trimmed_and_composed(self):
+    def test_name_is_trimmed_and_composed(self):
         shown = self.client.post("/users", UserFactory.body(name="  Rene\u0301e ")).json
         self.assertEqual("Ren\u00e9e", shown["name"])
 
-    def test_an_address_is_trimmed_and_composed_and_its_domain_in_lower_case(self):
+    def test_address_is_trimmed_composed_and_its_domain_lowercased(self):
         shown = self.client.post("/users", UserFactory.body(email=" Zoe\u0308@EXAMPLE.Com ")).json
         self.assertEqual("Zo\u00eb@example.com", shown["email"])
 
-    def test_an_address_that_has_an_account_is_refused_in_any_case_and_composition(self):
+    def test_registered_address_is_409_in_any_case_and_composition(self):
         UserFactory.create(email="zo\u00eb@example.com")
         for email in (
             "zo\u00eb@example.com",
@@ -118,17 +118,17 @@ class RegistrationTest(ApiTestCase):
                 self.assertProblem(response, 409, "EMAIL_EXISTS", "Email already registered")
         self.assertEqual(1, User.select().count())
 
-    def test_the_flood_of_faults_in_a_hostile_body_is_cut_and_counted(self):
+    def test_very_many_faults_are_cut_and_counted(self):
         body = UserFactory.body() | {f"unknown{number}": 1 for number in range(1900)}
         response = self.client.post("/users", body, status=400)
         self.assertEqual(501, len(response.json["errors"]))
         self.assertEqual({"field": "body", "error": "has 1400 more faults"}, response.json["errors"][-1])
 
-    def test_the_name_of_an_unknown_field_is_cut(self):
+    def test_long_name_of_an_unknown_field_is_cut(self):
         response = self.client.post("/users", UserFactory.body() | {"x" * 1000: 1}, status=400)
         self.assertFields({"x" * 100: "is not a known field"}, response)
 
-    def test_the_name_of_an_unknown_field_is_shown_fit_to_be_read(self):
+    def test_unprintable_name_of_an_unknown_field_is_escaped(self):
         for name, shown in (("", '""'), ("\u202eeman", "\\u202eeman"), ("a\nb", "a\\u000ab")):
             with self.subTest(shown):
                 response = self.client.post("/users", UserFactory.body() | {name: 1}, status=400)
@@ -138,7 +138,7 @@ class RegistrationTest(ApiTestCase):
 class LoginTest(ApiTestCase):
     """``POST /users/login``."""
 
-    def test_a_log_in_answers_with_the_user_and_a_token_that_works(self):
+    def test_login_returns_the_user_and_a_valid_token(self):
         user = UserFactory.create()
         response = self.client.post("/users/login", {"email": user.email, "password": user.password}, status=200)
         token = response.json["token"]
@@ -157,11 +157,11 @@ class LoginTest(ApiTestCase):
         shown = self.client.get(f"/users/{user.id}", Authorization=f"Bearer {token}")
         self.assertUserShown(user, shown.json)
 
-    def test_the_address_may_be_spelled_in_any_case(self):
+    def test_login_address_may_have_any_case(self):
         user = UserFactory.create(email="ada@example.com")
         self.client.post("/users/login", {"email": "ADA@Example.com", "password": user.password}, status=200)
 
-    def test_an_unknown_address_and_a_wrong_password_are_one_answer(self):
+    def test_unknown_address_and_wrong_password_get_the_same_response(self):
         user = UserFactory.create()
         answers = []
         for email, password in (
@@ -189,7 +189,7 @@ class LoginTest(ApiTestCase):
             {"email": "must be a string", "password": "must be a string", "remember": "is not a known field"}, response
         )
 
-    def test_a_hash_with_former_parameters_is_replaced_at_the_next_log_in(self):
+    def test_hash_with_old_parameters_is_replaced_at_login(self):
         user = UserFactory.create()
         client = make_client(argon2_time_cost=2)
         client.post("/users/login", {"email": user.email, "password": user.password}, status=200)
@@ -198,7 +198,7 @@ class LoginTest(ApiTestCase):
         client.post("/users/login", {"email": user.email, "password": user.password}, status=200)
         self.assertEqual(replaced, User.get_by_id(user.id).password_hash, "a current hash stays")
 
-    def test_a_wrong_password_does_not_replace_the_hash(self):
+    def test_wrong_password_does_not_replace_the_hash(self):
         user = UserFactory.create()
         make_client(argon2_time_cost=2).post("/users/login", {"email": user.email, "password": "wrong"}, status=401)
         self.assertEqual(user.password_hash, User.get_by_id(user.id).password_hash)
@@ -207,16 +207,16 @@ class LoginTest(ApiTestCase):
 class UserItemTest(ApiTestCase):
     """``GET /users/{id}``."""
 
-    def test_a_user_is_shown_to_its_owner_and_to_staff(self):
+    def test_user_is_shown_to_that_user_and_to_staff(self):
         user = UserFactory.create()
         for reader in (user, UserFactory.create("staff")):
             self.assertUserShown(user, self.client.get(f"/users/{user.id}", user=reader).json)
 
-    def test_an_id_in_upper_case_is_the_same_id(self):
+    def test_upper_case_id_is_the_same_id(self):
         user = UserFactory.create()
         self.assertUserShown(user, self.client.get(f"/users/{str(user.id).upper()}", user=user).json)
 
-    def test_what_is_not_yours_what_never_was_and_what_is_no_id_are_one_answer(self):
+    def test_foreign_unknown_and_malformed_id_get_the_same_404(self):
         reader, other = UserFactory.create_batch(2)
         answers = set()
         for user_id in (other.id, NOBODY, "not-an-id", "1", f"{{{reader.id}}}", f"{reader.id}0", "%00", "%F0%28"):
@@ -226,11 +226,11 @@ class UserItemTest(ApiTestCase):
                 answers.add((response.body, str(sorted(response.headers.items()))))
         self.assertEqual(1, len(answers), "the same 404, to the byte")
 
-    def test_staff_finds_no_user_that_never_was(self):
+    def test_unknown_user_is_404_for_staff(self):
         response = self.client.get(f"/users/{NOBODY}", user=UserFactory.create("staff"), status=404)
         self.assertProblem(response, 404, "USER_NOT_FOUND", "User not found")
 
-    def test_a_deleted_user_is_gone_also_for_a_token_that_is_still_good(self):
+    def test_deleted_user_is_404_for_a_valid_token(self):
         user = UserFactory.create()
         user.delete_instance()
         self.assertProblem(self.client.get(f"/users/{user.id}", user=user, status=404), 404, "USER_NOT_FOUND")
@@ -239,7 +239,7 @@ class UserItemTest(ApiTestCase):
 class TokenTest(ApiTestCase):
     """Who gets in where a token is needed."""
 
-    def test_no_token_is_challenged_without_an_error_code(self):
+    def test_missing_token_gets_a_challenge_without_error_code(self):
         user = UserFactory.create()
         for headers in ({}, {"Authorization": ""}, {"Authorization": "Basic YTpi"}, {"Authorization": "Bearer"}):
             with self.subTest(headers):
@@ -247,7 +247,7 @@ class TokenTest(ApiTestCase):
                 self.assertProblem(response, 401, "UNAUTHORIZED", "A bearer token is required")
                 self.assertEqual("Bearer", response.headers["WWW-Authenticate"])
 
-    def test_a_token_that_does_not_verify_is_called_invalid(self):
+    def test_unverifiable_token_gets_invalid_token(self):
         user = UserFactory.create()
         late = make_client(clock=lambda: datetime.now(UTC) - timedelta(seconds=3601))
         foreign = make_client(secret_key="another key that is also long enough, of 32 bytes and more")
@@ -262,7 +262,7 @@ class TokenTest(ApiTestCase):
                 self.assertProblem(response, 401, "UNAUTHORIZED", "The bearer token is invalid or has expired")
                 self.assertEqual('Bearer error="invalid_token"', response.headers["WWW-Authenticate"])
 
-    def test_what_has_more_than_a_token_in_it_is_none(self):
+    def test_header_with_more_than_a_token_is_invalid(self):
         user = UserFactory.create()
         token = self.client.token(user)
         for sent in (f"Bearer {token} {token}", f"Bearer {token}, Basic YTpi", f"bearer {token}\u00e9"):
@@ -270,17 +270,17 @@ class TokenTest(ApiTestCase):
                 response = self.client.get(f"/users/{user.id}", status=401, Authorization=sent)
                 self.assertProblem(response, 401, "UNAUTHORIZED")
 
-    def test_the_scheme_may_be_spelled_in_any_case(self):
+    def test_bearer_scheme_may_have_any_case(self):
         user = UserFactory.create()
         self.client.get(f"/users/{user.id}", Authorization=f"bearer {self.client.token(user)}")
 
-    def test_a_token_outlives_a_rotation_of_keys(self):
+    def test_token_stays_valid_after_key_rotation(self):
         user = UserFactory.create()
         token = make_client(secret_key="the former key and long enough with its 32 bytes").token(user)
         rotated = make_client(secret_key_fallbacks="the former key and long enough with its 32 bytes")
         rotated.get(f"/users/{user.id}", Authorization=f"Bearer {token}")
 
-    def test_times_are_rfc_3339_in_utc_with_microseconds_also_when_they_are_zero(self):
+    def test_times_are_rfc_3339_utc_with_microseconds_even_if_zero(self):
         user = UserFactory.create(created_at=datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC))
         shown = self.client.get(f"/users/{user.id}", user=user).json["createdAt"]
         self.assertEqual("2026-01-02T03:04:05.000000Z", shown)
@@ -290,7 +290,7 @@ class TokenTest(ApiTestCase):
 class NeverInARegistrationTest(ApiTestCase):
     """What must not come back."""
 
-    def test_no_answer_carries_the_password_or_its_hash(self):
+    def test_no_response_has_the_password_or_its_hash(self):
         body = UserFactory.body(password="do not repeat me")
         registered = self.client.post("/users", body)
         user = User.get_by_id(registered.json["id"])

@@ -15,7 +15,7 @@ class ReadingTest(unittest.TestCase):
             exactjson.loads(b"[29.99, 0.1000000000000000055511151231257827]"),
         )
 
-    def test_what_is_not_exactly_one_json_document_is_refused_with_its_reason(self):
+    def test_anything_but_one_json_document_is_refused_with_a_reason(self):
         for text, reason in {
             b'{"a": NaN}': "expected value",
             b'{"a": Infinity}': "expected value",
@@ -48,7 +48,7 @@ class ReadingTest(unittest.TestCase):
         self.assertEqual(b"[" * 32 + b"]" * 32, exactjson.dumps(exactjson.loads(b"[" * 32 + b"]" * 32)))
         exactjson.loads(b"[" + b",".join([b"[]"] * 100) + b"]")
 
-    def test_a_document_has_no_more_values_than_somebody_would_look_at(self):
+    def test_document_with_too_many_values_is_refused(self):
         most = exactjson.MAX_VALUES
         for text in (
             b"[" + b",".join([b"1"] * most) + b"]",
@@ -70,7 +70,7 @@ class WritingTest(unittest.TestCase):
             exactjson.dumps({"total": Decimal("109.97"), "price": Decimal("10.00"), "big": Decimal("1E+2")}),
         )
 
-    def test_what_has_no_json_form_is_refused(self):
+    def test_value_without_a_json_form_is_refused(self):
         for value in (Decimal("NaN"), Decimal("Infinity"), object()):
             with self.subTest(value), self.assertRaises(TypeError):
                 exactjson.dumps(value)
