@@ -33,7 +33,10 @@ def main() -> None:
             say(f"making {VENV} with Python {sys.version.split()[0]}")
             make()
         if noted(kind) != fingerprint():
-            say("installing packages, a minute or so the first time")
+            if any(note(each).exists() for each in REQUIREMENTS):
+                say("installing packages that are missing or have changed")
+            else:
+                say("installing packages, which takes about a minute")
             install(kind)
     os.execv(PYTHON, [str(PYTHON), *arguments])
 

@@ -61,12 +61,12 @@ class DocsPageTest(BrowserTestCase, LiveServerTestCase):
         self.one(".auth-btn-wrapper .authorize").click()
         self.one(".auth-btn-wrapper .btn-done").click()
 
-    def test_it_lists_every_operation_with_its_summary(self):
+    def test_it_lists_every_operation_but_its_own_assets(self):
         listed = {
             tuple(block.text.split("\n")[:3])
             for block in self.wait_for("they all are", lambda: self.all(".opblock-summary"))
         }
-        described = {(o.method, o.template, o.declared.summary) for o in operations()}
+        described = {(o.method, o.template, o.declared.summary) for o in operations() if o.template != "/docs/{asset}"}
         # Long paths may be broken by invisible characters, for the narrow screen.
         self.assertEqual(described, {(m, path.replace("\u200b", ""), summary) for m, path, summary in listed})
         self.assertEqual(
