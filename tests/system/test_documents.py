@@ -1,4 +1,4 @@
-"""The commands in the documents run as printed, in a copy of the checkout; those that cannot are listed with the reason.
+"""The commands in the documents run as printed, in a copy of the checkout; those that cannot are listed with a reason.
 
 A command is a line of a ```sh block, or a code span that begins like one. A new command is run unless `NOT_RUN` has it.
 """
@@ -154,6 +154,9 @@ class Checkout:
 class DocumentsTest(unittest.TestCase):
     """Every command of the documents."""
 
+    # About thirty processes, one after the other: a busy machine takes longer than the usual limit.
+    time_limit = 180
+
     @classmethod
     def setUpClass(cls) -> None:
         super().setUpClass()
@@ -194,7 +197,9 @@ class DocumentsTest(unittest.TestCase):
     @staticmethod
     def options(command: str) -> Iterator[tuple[str, set[str]]]:
         """Yield each command of ours in a command line that has options, with these."""
-        ours = r"(?:^|\s)((?:scripts/[\w.-]+|python -m tests\.harness\.\w+|(?<!shop )shop(?: [a-z]+)+))((?: [^|;&<>]+)?)"
+        ours = (
+            r"(?:^|\s)((?:scripts/[\w.-]+|python -m tests\.harness\.\w+|(?<!shop )shop(?: [a-z]+)+))((?: [^|;&<>]+)?)"
+        )
         for name, rest in re.findall(ours, command):
             options = {word.split("=")[0] for word in shlex.split(rest) if re.match("--?[a-z]", word)}
             if options:
