@@ -81,6 +81,8 @@ class CopyTest(unittest.TestCase):
 class ExampleTest(unittest.TestCase):
     """The second service, with a fresh copy of the kit."""
 
+    time_limit = 5 * LIMIT  # seconds
+
     @classmethod
     def setUpClass(cls):
         super().setUpClass()

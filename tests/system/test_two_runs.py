@@ -9,11 +9,13 @@ from tests.harness import postgres
 from tests.harness.live import LIMIT, ROOT
 from tests.harness.postgres import databases, server, setUpModule, tearDownModule  # noqa: F401
 
-TESTS = ("tests.integration.test_migrations", "tests.integration.test_flows")
+TESTS = ("tests.integration.test_migrations.MigratingTest", "tests.integration.test_flows")
 
 
 class TwoRunsTest(unittest.TestCase):
     """Runs that know nothing of each other."""
+
+    time_limit = 5 * LIMIT  # seconds
 
     def start(self, url: str, **environment: str) -> subprocess.Popen[str]:
         variables = {postgres.SERVER: "", postgres.URL: url}
