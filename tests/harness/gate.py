@@ -54,6 +54,7 @@ class Gate:
         self.turn = threading.RLock()
         self.lost: list[Session] = []
         self._sessions: list[Session] = []
+        self._ended: list[Session] = []
         self._owner: Session | None = None
         self._active: Session | None = None
         self._mark = f"kit_{secrets.token_hex(4)}"
@@ -94,6 +95,7 @@ class Gate:
         """
         self._end()
         self._levels -= 1
+        self._ended.clear()
         self._is_spoiled = self._is_spoiled or bool(self._interrupted)
         self._interrupted = None
         if self._levels:
@@ -126,6 +128,13 @@ class Gate:
                     self._end()
                 return
             self.rollback(session)
+            self._ended.append(session)
+            self._clean_up()
+
+    def _clean_up(self) -> None:
+        """Remove what sessions that have ended left, unless another one is in the middle of a transaction."""
+        while self._ended and not self._owner:
+            session = self._ended.pop()
             if self._active is session:
                 self._active = None
             done = session.closing(self._sessions)
@@ -182,7 +191,7 @@ class Gate:
         if text and text.calls and reread:
             text = read(reread())
         text = refuse_text(sql, text and self._with_functions(text), self.escapes)
-        others = [other for other in self._sessions if other is not session]
+        others = [other for other in (*self._sessions, *self._ended) if other is not session]
         refuse_meeting(session, text, others, self.backend, self.escapes)
         if not session.has_begun and (session.entered or not session.autocommit):
             # The driver sends BEGIN by itself.
@@ -207,6 +216,7 @@ class Gate:
         if self._owner and self._owner is not session:
             begun = f", begun at {self._owner.where}" if self._owner.where else ""
             self.escapes.refuse(f"a connection had to wait for the transaction of another one{begun}")
+        self._clean_up()
         if self._active is not session:
             # The settings of a session are in force while it is active.
             changed = self._active.take_settings_away() if self._active else ""

@@ -297,6 +297,21 @@ class DriverConnectionTest(VerdictTestCase):
             return names(model)
 
     @verdict
+    def test_connection_that_is_closed_during_the_transaction_of_another_one(self, db, model):
+        with self.request(db):
+            for end in (db.rollback, db.commit):
+                other = self.connect()
+                other.autocommit = True
+                other.cursor().execute("SET work_mem = '5MB'")
+                other.cursor().execute("CREATE TEMP TABLE parent AS SELECT 1 AS id")
+                db.begin()
+                model.create(name=f"before {end.__name__}")
+                other.close()
+                model.create(name=f"after {end.__name__}")
+                end()
+            return db.execute_sql("SHOW work_mem").fetchone(), db.execute_sql("SELECT id FROM later").fetchall()
+
+    @verdict
     def test_factories(self, db, model):
         connection = self.connect(connection_factory=extras.DictConnection)
         with connection, connection.cursor() as cursor:
