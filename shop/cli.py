@@ -1,4 +1,4 @@
-"""The command ``shop``: what can be said to it. What it does then is `shop.commands`'."""
+"""The command line of ``shop``: its arguments. `shop.commands` runs the commands."""
 
 import argparse
 import signal
@@ -13,14 +13,14 @@ Commands = Any  # argparse has no public name for the result of `add_subparsers`
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit status: that of `shop.commands.run`, or 130 after Ctrl-C.
+    """Run the command and return its exit status, which is 130 after Ctrl-C.
 
     Args:
-        arguments: The words after ``shop``; those of the process when left out.
+        arguments: The arguments after ``shop``; None for those of the process.
     """
     options = _parser().parse_args(arguments)
     try:
-        # Only now: it takes ten times as long as all before it, and --help and wrong words need none of it.
+        # Imported here, because it is slow, and --help and usage errors do not need it.
         from shop import commands  # noqa: PLC0415
 
         return commands.run(options)
@@ -33,7 +33,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="shop",
         description="An orders API: register, log in, place an order, follow it.",
         epilog="Settings come from SHOP_* environment variables; docs/settings.md has the table. "
-        "Without SHOP_DATABASE_URL, a PostgreSQL that came with the package is started.",
+        "Without SHOP_DATABASE_URL, the command starts the PostgreSQL that is installed with the package.",
     )
     parser.add_argument("--version", action="version", version=f"shop {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", title="commands")
@@ -60,9 +60,9 @@ def _parser() -> argparse.ArgumentParser:
         "migrate",
         parents=[data_dir],
         help="bring the database's schema up to date",
-        description="Brings the database's schema up to date. Two at once are safe: the second waits for the first.",
+        description="Brings the database's schema up to date. If two run at once, the second waits for the first.",
     )
-    migrate_command.add_argument("--status", action="store_true", help="only list the migrations, changing nothing")
+    migrate_command.add_argument("--status", action="store_true", help="only list the migrations, applied and pending")
     migrate_command.set_defaults(run="migrate")
 
     openapi_command = commands.add_parser(
@@ -70,24 +70,24 @@ def _parser() -> argparse.ArgumentParser:
         help="print the API description (OpenAPI 3.1)",
         description="Prints the API description (OpenAPI 3.1).",
     )
-    openapi_command.add_argument("--markdown", action="store_true", help="as a page for client programmers instead")
+    openapi_command.add_argument("--markdown", action="store_true", help="print a Markdown page instead")
     openapi_command.add_argument(
         "--output",
         type=Path,
         metavar="FILE",
-        help="write to FILE; unlike with the shell's >, FILE keeps its text if the command fails",
+        help="write to FILE, which does not change if the command fails",
     )
     openapi_command.set_defaults(run="openapi")
 
     staff_command = commands.add_parser(
         "staff",
-        help="say who is staff, and so sees all orders and moves them along",
-        description="Says who is staff. A token keeps its role: changes count from the next log-in on.",
+        help="grant, revoke or list the role of staff, who see and change all orders",
+        description="Grants, revokes or lists the role of staff. It takes effect at the next login: tokens keep their role.",
     )
     acts = staff_command.add_subparsers(required=True, metavar="ACTION", title="actions")
     for name, text in (
-        ("add", "make a registered user staff"),
-        ("remove", "make a member of staff a customer again"),
+        ("add", "grant a registered user the role of staff"),
+        ("remove", "make a member of staff a customer"),
     ):
         changing = acts.add_parser(name, parents=[data_dir], help=text, description=f"{text.capitalize()}.")
         changing.add_argument("email", metavar="EMAIL", type=str.strip, help="the address of the user's account")
@@ -147,7 +147,7 @@ def _add_webhooks(commands: Commands, data_dir: argparse.ArgumentParser) -> None
 
 
 def _moment(text: str) -> datetime:
-    """Return a date, or a date with a time; without an offset it is in UTC."""
+    """Parse a date, or a date with a time; without an offset it is UTC."""
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:

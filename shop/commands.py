@@ -1,4 +1,4 @@
-"""What the command ``shop`` does: serve, migrate, export, openapi, staff, webhooks, deliver."""
+"""The commands of ``shop``: serve, migrate, export, openapi, staff, webhooks, deliver."""
 
 import argparse
 import contextlib
@@ -18,7 +18,7 @@ from shop.errors import UserNotFound
 from shop.serving import logs
 from shop.serving.server import (
     EmbeddedDatabaseStopped,
-    PortInUse,
+    ServingError,
     WorkersDied,
     check_before_serving,
     serve,
@@ -31,15 +31,15 @@ log = logging.getLogger(__name__)
 
 USAGE_ERROR = 2
 FAILURE = 1
-# Of several commands at once each may lose the database with the one that ran it, and then run it itself.
+# A retry for each other command that may run the embedded database and stop it.
 ATTEMPTS = 10
 
 
 class CommandRefused(Exception):
-    """The command cannot be done.
+    """The command failed.
 
     Args:
-        sentence: Why, for a person.
+        sentence: The reason, for a person.
         status: The exit status.
     """
 
@@ -49,27 +49,19 @@ class CommandRefused(Exception):
 
 
 def run(options: argparse.Namespace) -> int:
-    """Run a command and return its exit status: 0, or 2 with one sentence on stderr when it cannot be done.
+    """Run a command and return its exit status. Errors print one sentence on stderr.
 
-    When the service cannot go on although it was started rightly it is 1, also with a sentence: what restarts services
-    may try again.
+    The status is 0 for success, 1 if a restart or retry may succeed, and 2 if something has to be changed first.
 
     Args:
-        options: As `shop.cli` has read them; `run` is the command's name.
+        options: The parsed arguments of `shop.cli`; `run` is the name of the command.
 
     Raises:
-        KeyboardInterrupt: Ctrl-C, or SIGTERM, ended it before it was done.
+        KeyboardInterrupt: Ctrl-C or SIGTERM ended the command.
     """
     try:
         _run(options)
-    except (
-        EmbeddedError,
-        EmbeddedDatabaseStopped,
-        PortInUse,
-        SettingsError,
-        WorkersDied,
-        migrations.CannotMigrate,
-    ) as error:
+    except (EmbeddedError, ServingError, SettingsError, migrations.CannotMigrate) as error:
         return _refuse(str(error), FAILURE if isinstance(error, WorkersDied) else USAGE_ERROR)
     except CommandRefused as error:
         return _refuse(str(error), error.status)
@@ -82,12 +74,12 @@ def run(options: argparse.Namespace) -> int:
 
 def _database_sentence(error: database.Error) -> str:
     if database.sqlstate(error) == database.UNDEFINED_TABLE:
-        return "the database has no tables yet; shop migrate makes them"
+        return "the database has no tables yet; shop migrate creates them"
     return f"the database refused: {' '.join(str(error).split())}"
 
 
 def _run(options: argparse.Namespace) -> None:
-    """Run the command, and again when the database that it had joined was stopped by its owner: all bear that."""
+    """Run the command. Retry if another command stops the embedded database: every command is safe to retry."""
     command = _COMMANDS[options.run]
     for _ in range(ATTEMPTS - 1):
         with contextlib.suppress(EmbeddedDatabaseStopped):
@@ -108,7 +100,7 @@ def _serve(options: argparse.Namespace) -> None:
     for sentence in unused_variables():
         log.warning(sentence)
     check_before_serving(settings)
-    # Until the server takes over the signals, SIGTERM ends the command as Ctrl-C does: in order.
+    # Until the server handles signals itself, SIGTERM ends the command in the same way as Ctrl-C.
     signal.signal(signal.SIGTERM, _interrupt)
     with with_database(settings, join=False) as complete:
         _migrate_and_report(complete)
@@ -157,12 +149,12 @@ def _staff(options: argparse.Namespace) -> None:
 
 def _staff_add(options: argparse.Namespace) -> None:
     account = accounts.set_role(options.email, "staff")
-    _say(f"{account.email} is staff, from the next log-in on")
+    _say(f"{account.email} is staff from the next login on")
 
 
 def _staff_remove(options: argparse.Namespace) -> None:
     account = accounts.set_role(options.email, "customer")
-    _say(f"{account.email} is a customer, from the next log-in on")
+    _say(f"{account.email} is a customer from the next login on")
 
 
 def _staff_list(_options: argparse.Namespace) -> None:
@@ -214,7 +206,7 @@ def _export(options: argparse.Namespace) -> None:
         except CannotWrite as error:
             raise CommandRefused(str(error), FAILURE) from error
         except database.Error as error:
-            # Not tried again with another database: stdout may have a part already.
+            # No retry: a part may have been written to stdout.
             raise CommandRefused(_database_sentence(error), FAILURE) from error
         finally:
             database.database.close()
@@ -227,7 +219,7 @@ def _openapi(options: argparse.Namespace) -> None:
     from shop.api.openapi.markdown import render  # noqa: PLC0415
     from shop.app import make_routes, make_services  # noqa: PLC0415
 
-    # No request is served, so no key and no database are needed.
+    # The document needs no database, and any key.
     services = make_services(Settings.load(secret_key=secrets.token_urlsafe(MIN_KEY_BYTES)))
     document = build_openapi(make_routes(services))
     text = render(document) if options.markdown else json.dumps(document, indent=2) + "\n"
@@ -252,7 +244,7 @@ def _interrupt(_signal: int, _frame: FrameType | None) -> NoReturn:
 
 
 def _say(sentence: str, stream: TextIO | None = None) -> None:
-    # In one piece: workers and the database write here too, and print sends the end of the line by itself.
+    # One write per line, because other processes write here, too. `print` would write the newline separately.
     stream = stream or sys.stdout
     stream.write(f"shop: {sentence}\n")
     stream.flush()

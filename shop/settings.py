@@ -17,20 +17,20 @@ PREFIX = "SHOP_"
 # RFC 7518, section 3.2: an HS256 key has at least as many bits as the hash.
 MIN_KEY_BYTES = 32
 Network = IPv4Network | IPv6Network
-# Kubernetes sets variables in every container for each Service. Those of Services named `shop` and `shop-…` begin with
-# our prefix: https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables
+# Kubernetes sets variables for each Service in every container. For Services named `shop` or `shop-…` they have our
+# prefix: https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables
 _SERVICE_LINK = re.compile(r"(tcp|udp|sctp)://.+:[0-9]+", re.IGNORECASE)
 _SERVICE_VARIABLE = re.compile(
     r"SHOP_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_[0-9]+_(TCP|UDP|SCTP)(_PROTO|_PORT|_ADDR)?)?)"
 )
-# Variables of the tests, and those that compose.yaml reads.
+# Variables that only the tests or compose.yaml read.
 _VARIABLE_OF_OTHERS = re.compile(r"SHOP_(TEST_\w+|(\w+_)?IMAGE|PUBLISH|STOP_GRACE_PERIOD)")
-# RFC 6454, section 6.2, as browsers write it.
+# The header Origin as browsers send it (RFC 6454, section 6.2).
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
 
 
 class SettingsError(Exception):
-    """A setting is missing or wrong; the text names its variable in one sentence and never holds a secret."""
+    """A setting is missing or invalid. The message names its variable, and never contains a secret."""
 
 
 class Settings(BaseSettings):
@@ -46,7 +46,7 @@ class Settings(BaseSettings):
         None, description="PostgreSQL to use, `postgresql://…`; when unset, the embedded one is started"
     )
     environment: str | None = Field(
-        None, description="what this deployment is; where it is `production`, no demo data is made"
+        None, description="the name of this deployment; in `production`, `scripts/seed_demo.py` refuses to run"
     )
     data_dir: Path | None = Field(
         None,
@@ -55,11 +55,11 @@ class Settings(BaseSettings):
     )
     secret_key: SecretStr | None = Field(
         None,
-        description=f"key that signs tokens, at least {MIN_KEY_BYTES} bytes; required beside `SHOP_DATABASE_URL`, "
-        "else made once and kept in the data directory",
+        description=f"key that signs tokens, at least {MIN_KEY_BYTES} bytes; required with `SHOP_DATABASE_URL`, "
+        "otherwise generated once and saved in the data directory",
     )
     secret_key_fallbacks: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
-        (), description="former keys, separated by commas: they still verify tokens but sign none"
+        (), description="former keys, separated by commas: they verify tokens but do not sign new ones"
     )
     token_ttl: int = Field(3600, ge=1, le=31_536_000, description="how long a token is valid, in seconds")
     host: str = Field("127.0.0.1", description="address to listen on")
@@ -72,73 +72,79 @@ class Settings(BaseSettings):
         description="threads of each worker; a request that waits for a password hash holds one",
     )
     database_connections: int = Field(8, ge=1, le=256, description="database connections of each worker, at most")
-    max_body: int = Field(1_048_576, ge=1, description="longest request body that is read, in bytes")
+    max_body: int = Field(1_048_576, ge=1, description="maximum length of a request body, in bytes")
     queue_timeout: int = Field(
         10,
         ge=1,
         le=600,
-        description="longest wait of a request between the front and a thread, in seconds; one whose "
-        "`X-Request-Start` says that it has waited longer gets 503",
+        description="timeout of a request in the queue, in seconds: if `X-Request-Start`, which the front sets, is "
+        "older, the response is a 503",
     )
     drain_seconds: int = Field(
         0,
         ge=0,
         le=600,
-        description="how long, before it stops, the service still serves but says that it is not ready, in seconds: a "
-        "load balancer needs longer than from one look at `/readyz` to the next",
+        description="how long the service still serves, but is not ready, before it stops, in seconds; it should be "
+        "longer than the interval at which the load balancer checks `/readyz`",
     )
     login_max_failures: int = Field(
-        10, ge=0, description="failed log-ins for one account before further ones are refused unseen; 0 is no limit"
+        10,
+        ge=0,
+        description="login rate limit: after so many failures for one account, further logins are rejected without "
+        "checking the password; 0 is no limit",
     )
     login_window: int = Field(
-        900, ge=0, le=31_536_000, description="how long failed log-ins count, in seconds from the first; 0 is no limit"
+        900,
+        ge=0,
+        le=31_536_000,
+        description="window of the login rate limit, in seconds from the first failure; 0 is no limit",
     )
     argon2_time_cost: int = Field(2, ge=1, description="Argon2id passes over the memory")
     argon2_memory_cost: int = Field(19_456, ge=8, description="Argon2id memory for one hash, in KiB")
     argon2_parallelism: int = Field(1, ge=1, description="Argon2id lanes")
-    connect_timeout: int = Field(5, ge=2, description="longest wait for a database connection, in seconds")
-    statement_timeout: int = Field(10, ge=1, description="longest run of one SQL statement, in seconds")
-    lock_timeout: int = Field(5, ge=1, description="longest wait for a row or table lock, in seconds")
+    connect_timeout: int = Field(5, ge=2, description="timeout for a database connection, in seconds")
+    statement_timeout: int = Field(10, ge=1, description="timeout of an SQL statement, in seconds")
+    lock_timeout: int = Field(5, ge=1, description="timeout for a lock on a row or table, in seconds")
     prepared_statements: bool = Field(
         True,
-        description="whether statements are prepared on the server, once a connection; `0` behind PgBouncer in "
-        "transaction mode, which loses them",
+        description="whether statements are prepared, once per connection; `0` behind PgBouncer in transaction mode, "
+        "which loses them",
     )
 
     log_format: Literal["json", "text"] | None = Field(
         None,
-        description="`json`, an object a line, or `text`, for people; when unset, `text` where stderr is a terminal, "
-        "else `json`",
+        description="`json`, one object per line, or `text`, for people; when unset, `text` if stderr is a terminal, "
+        "otherwise `json`",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info",
-        description="what is logged at least: `debug`, `info`, `warning` or `error`; a request is `info`, `warning` "
-        "with a 503, `error` with a 500",
+        description="lowest level that is logged: `debug`, `info`, `warning` or `error`; a request is `info`, "
+        "`warning` with a 503, `error` with a 500",
     )
     slow_query_ms: int = Field(
-        500, ge=0, description="from how many milliseconds on a statement is logged, without its values; 0 is never"
+        500,
+        ge=0,
+        description="a statement that takes this many milliseconds is logged, without its values; 0 turns that off",
     )
     metrics_port: int | None = Field(
-        None, ge=1, le=65535, description="port to serve metrics for Prometheus on, at `/metrics`; when unset, none"
+        None, ge=1, le=65535, description="port that serves `/metrics` for Prometheus; when unset, there are no metrics"
     )
-    metrics_host: str = Field(
-        "127.0.0.1", description="address to serve the metrics on: whoever reaches it may read them, without a token"
-    )
+    metrics_host: str = Field("127.0.0.1", description="address that serves the metrics; reading them needs no token")
     trusted_proxies: Annotated[tuple[Network, ...], NoDecode] = Field(
         (),
-        description="addresses or networks, separated by commas, of the proxies whose `X-Forwarded-For` is believed; "
-        "it goes into the log and decides nothing",
+        description="addresses or networks, separated by commas, of the proxies whose `X-Forwarded-For` is trusted; "
+        "the address is only logged",
     )
 
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         (),
-        description="origins, separated by commas, whose pages may call the API from a browser, each as "
+        description="origins, separated by commas, whose pages may call the API from a browser, such as "
         "`https://shop.example.com`",
     )
 
     @field_validator("port", "metrics_port", mode="before")
     @classmethod
-    def _is_no_service_link(cls, value: object, info: ValidationInfo) -> object:
+    def _ignore_service_link(cls, value: object, info: ValidationInfo) -> object:
         if isinstance(value, str) and _SERVICE_LINK.fullmatch(value):
             return cls.model_fields[info.field_name or ""].default
         return value
@@ -152,10 +158,10 @@ class Settings(BaseSettings):
         for origin in origins:
             if not _ORIGIN.fullmatch(origin):
                 raise ValueError(
-                    "must be origins, each as https://shop.example.com, without a path or *, separated by commas: "
-                    f"{origin!r} is none"
+                    "must be origins such as https://shop.example.com, without a path or *, separated by commas; "
+                    f"{origin!r} is not an origin"
                 )
-        # Browsers leave out a port that follows from the scheme.
+        # Browsers omit the scheme's default port.
         return tuple(re.sub(r"^(http(?=://.*:80$)|https(?=://.*:443$))(.*):[0-9]+$", r"\1\2", each) for each in origins)
 
     webhook_allow_http: bool = Field(
@@ -179,7 +185,7 @@ class Settings(BaseSettings):
         try:
             parse_dsn(f"postgresql://{rest}")
         except ProgrammingError:
-            # libpq's own message repeats the URL, password included.
+            # libpq's own message contains the URL with its password.
             raise ValueError("is not a URL that PostgreSQL's client library understands") from None
         return SecretStr(f"postgresql://{rest}")
 
@@ -193,7 +199,7 @@ class Settings(BaseSettings):
             try:
                 networks.append(ip_network(text))
             except ValueError as error:
-                # Also where it is not clear which is meant: 10.0.0.1/8 is one address in a network.
+                # This includes ambiguous values: 10.0.0.1/8 is an address with the size of a network.
                 raise ValueError(f"must be addresses or networks, separated by commas: {error}") from None
         return tuple(networks)
 
@@ -214,34 +220,34 @@ class Settings(BaseSettings):
 
     @classmethod
     def load(cls, **overrides: object) -> Self:
-        """Read the environment; `overrides`, which are options of a command, win over it unless they are None.
+        """Read the environment. `overrides`, the options of a command, take precedence unless they are None.
 
         Raises:
-            SettingsError: A variable or an option does not hold what it must; the text names all of them.
+            SettingsError: Variables or options are invalid; the message names all of them.
         """
         given: dict[str, Any] = {name: value for name, value in overrides.items() if value is not None}
         try:
             settings = cls(**given)
         except ValidationError as error:
             faults = "; ".join(
-                f"{_spelled(str(fault['loc'][0]), given)} {_in_words(fault['msg'])}"
+                f"{_spelled(str(fault['loc'][0]), given)} {_predicate(fault['msg'])}"
                 for fault in error.errors(include_input=False, include_url=False)
             )
-            # The cause is left out: its text repeats the input, which may be a secret.
+            # Without the cause: its message contains the input, which may be a secret.
             raise SettingsError(faults) from None
         settings._options = frozenset(given)
         return settings
 
     def given_as(self, name: str) -> str:
-        """Return the name by which the user can have given a setting: that of an option, or of a variable."""
+        """Return how the user has set a setting: the name of the option or of the variable."""
         return _spelled(name, self._options)
 
 
 def unused_variables() -> list[str]:
-    """Return a sentence for each variable of the environment that looks like a setting and is not used."""
+    """Return a warning for each environment variable that looks like a setting and is ignored."""
     settings = {PREFIX + name.upper() for name in Settings.model_fields}
     sentences = []
-    # Settings are read in any case, and empty ones are not.
+    # As in `Settings`: names are not case-sensitive, and empty variables are ignored.
     for name, value in sorted((name.upper(), value) for name, value in os.environ.items() if value):
         if name in settings:
             if _SERVICE_VARIABLE.fullmatch(name) and _SERVICE_LINK.fullmatch(value):
@@ -257,6 +263,6 @@ def _spelled(name: str, options: Container[str]) -> str:
     return f"--{name.replace('_', '-')}" if name in options else PREFIX + name.upper()
 
 
-def _in_words(message: str) -> str:
-    """Turn pydantic's "Value error, must …" or "Input should be …" into words that follow the variable's name."""
+def _predicate(message: str) -> str:
+    """Rewrite a message of pydantic so that it can follow the name of the variable."""
     return message.removeprefix("Value error, ").replace("Input should", "should", 1)

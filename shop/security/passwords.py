@@ -89,7 +89,7 @@ class Passwords:
             ServiceUnavailable: All slots are taken; too many logins are queued for hashing. This does not wait.
         """
         if not self._slots.acquire(blocking=False):
-            raise ServiceUnavailable("Too many log-ins and registrations at the moment")
+            raise ServiceUnavailable("Too many logins and registrations at the moment")
         self._on_change(1)
         try:
             yield

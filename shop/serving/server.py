@@ -68,18 +68,22 @@ class MisleadingRecords(logging.Filter):
         return "Python threads, which seems" not in message
 
 
-class PortInUse(Exception):
+class ServingError(Exception):
+    """The service cannot start or go on; the message is one sentence for the operator."""
+
+
+class PortInUse(ServingError):
     """Another process listens at the address."""
 
 
-class EmbeddedDatabaseStopped(Exception):
+class EmbeddedDatabaseStopped(ServingError):
     """The process that ran the embedded database has stopped it. The command can be repeated."""
 
     def __init__(self) -> None:
         super().__init__("the embedded database was stopped by the process that ran it; please try again")
 
 
-class WorkersDied(Exception):
+class WorkersDied(ServingError):
     """Worker processes died repeatedly, so the service has stopped. It can be restarted."""
 
     def __init__(self) -> None:
@@ -131,7 +135,7 @@ def check_before_serving(settings: Settings) -> None:
         PortInUse: The port is taken.
     """
     if settings.database_url is not None and settings.secret_key is None:
-        raise SettingsError("SHOP_SECRET_KEY is required beside SHOP_DATABASE_URL")
+        raise SettingsError("SHOP_SECRET_KEY is required with SHOP_DATABASE_URL")
     # Granian sets SO_REUSEPORT, so its workers would share the port with another process without an error.
     with _listening(settings.given_as("host"), settings.host, settings.port, "--port"):
         if settings.metrics_port is not None:

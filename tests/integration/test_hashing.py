@@ -53,7 +53,7 @@ class HashingTest(CommittedApiTestCase):
     def test_one_more_is_refused_before_it_costs_anything_and_the_first_succeeds(self):
         with self.assertQueries(0):
             refused = self.log_in()
-        self.assertProblem(refused, 503, "SERVICE_UNAVAILABLE", "Too many log-ins and registrations at the moment")
+        self.assertProblem(refused, 503, "SERVICE_UNAVAILABLE", "Too many logins and registrations at the moment")
         self.assertEqual("1", refused.headers["Retry-After"])
         with self.assertQueries(0):
             self.client.post("/users", UserFactory.body(), status=503)

@@ -54,7 +54,7 @@ class StaffCommandTest(CommittedApiTestCase):
         before = self.log_in(ada)
 
         status, out, _ = self.shop("staff", "add", " ADA@example.com ")
-        self.assertEqual((0, "shop: ada@example.com is staff, from the next log-in on\n"), (status, out))
+        self.assertEqual((0, "shop: ada@example.com is staff from the next login on\n"), (status, out))
         self.client.get(f"/users/{other.id}", status=404, **before)
         during = self.log_in(ada)
         self.client.get(f"/users/{other.id}", status=200, **during)

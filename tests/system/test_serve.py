@@ -357,7 +357,7 @@ class RefusalTest(ServeTestCase):
             ),
             "no secret key beside a database URL": (
                 Command("serve", SHOP_DATABASE_URL=given["SHOP_DATABASE_URL"]),
-                ["SHOP_SECRET_KEY is required beside SHOP_DATABASE_URL"],
+                ["SHOP_SECRET_KEY is required with SHOP_DATABASE_URL"],
             ),
             "a secret key that is too short": (
                 Command("serve", SHOP_SECRET_KEY="hunter2"),
