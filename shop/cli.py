@@ -82,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     staff_command = commands.add_parser(
         "staff",
         help="grant, revoke or list the role of staff, who see and change all orders",
-        description="Grants, revokes or lists the role of staff. It takes effect at the next login: tokens keep their role.",
+        description="Grants, revokes or lists the role of staff. Tokens keep their role until the next login.",
     )
     acts = staff_command.add_subparsers(required=True, metavar="ACTION", title="actions")
     for name, text in (
