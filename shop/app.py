@@ -86,8 +86,8 @@ def make_services(
         time_cost=settings.argon2_time_cost,
         memory_cost=settings.argon2_memory_cost,
         parallelism=settings.argon2_parallelism,
-        # The other threads answer requests that need no hash.
-        slots=max(1, settings.threads - max(1, settings.threads // 8)),
+        # The other threads, as many as there are connections, answer requests that need no hash.
+        slots=max(1, settings.threads - settings.database_connections),
         on_change=observer.count_hashing if observer else lambda _: None,
     )
     rate_limit = LoginRateLimit(max_failures=settings.login_max_failures, window=settings.login_window)

@@ -52,7 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     serve_command.add_argument("--host", help="address to listen on (SHOP_HOST, else 127.0.0.1)")
     serve_command.add_argument("--port", type=int, help="port to listen on (SHOP_PORT, else 8000)")
     serve_command.add_argument("--workers", type=int, metavar="N", help="worker processes (SHOP_WORKERS, else 2)")
-    serve_command.add_argument("--threads", type=int, metavar="N", help="threads of each (SHOP_THREADS, else 64)")
+    serve_command.add_argument("--threads", type=int, metavar="N", help="threads of each (SHOP_THREADS, else 72)")
     serve_command.add_argument("--deliver", action="store_true", help="also run `shop deliver`, as a child process")
     serve_command.set_defaults(run="serve")
 

@@ -66,7 +66,7 @@ class Settings(BaseSettings):
     port: int = Field(8000, ge=1, le=65535, description="port to listen on")
     workers: int = Field(2, ge=1, le=256, description="worker processes")
     threads: int = Field(
-        64,
+        72,
         ge=1,
         le=512,
         description="threads of each worker; a request that waits for a password hash holds one",
