@@ -82,8 +82,9 @@ watch = Watch()
 class WatchedConnection(extensions.connection):
     """A real connection that notes what is sent."""
 
-    session: Session
-    database_name: str | None
+    # None while the code's own class opens the connection.
+    session: Session | None = None
+    database_name: str | None = None
     began = ""
 
     @property
@@ -105,7 +106,7 @@ class WatchedConnection(extensions.connection):
     def run(self, sql: str, send: Send, reread: Reread | None = None) -> Any:
         """Send `sql` by calling `send`, and note it."""
         text = read(sql)
-        if text is None:
+        if text is None or self.session is None:
             return send()
         watch.note(self.database_name, text)
         if text.calls and reread:
@@ -121,6 +122,7 @@ class WatchedConnection(extensions.connection):
 
     def look_at(self, escapes: Escapes, *, may_create: bool) -> None:
         """Note what a later test would find on this connection."""
+        assert self.session is not None
         if self.get_transaction_status() != extensions.TRANSACTION_STATUS_IDLE:
             escapes.note("a transaction was left open", "commit it or roll it back", self.began)
             extensions.cursor(self).execute("ROLLBACK")
@@ -131,6 +133,8 @@ class WatchedConnection(extensions.connection):
             elif self.session.has_temporary(name):
                 what = f"the temporary table {name} was left"
                 escapes.note(what, "drop it, or close its connection", self.session.created[name])
+        # The driver has begun a transaction for the questions, unless it is in autocommit.
+        self.rollback()
 
 
 class Guard:

@@ -4,6 +4,7 @@ import threading
 import unittest
 
 import psycopg2
+from psycopg2 import extensions
 
 from tests import binding
 from tests.harness import cases
@@ -174,6 +175,27 @@ class CommittedTest(GuardTestCase):
                         database.execute_sql("SET LOCAL work_mem = '5MB'")
 
         self.assertEqual({}, self.run_class(Inner))
+
+    def test_connection_of_the_driver_that_is_used_by_several_tests_is_innocent(self):
+        class Preparing(extensions.connection):
+            def __init__(self, *arguments):
+                super().__init__(*arguments)
+                self.cursor().execute("SELECT 1")
+                self.rollback()
+
+        kept = psycopg2.connect(current_url(), connection_factory=Preparing)
+        self.addCleanup(kept.close)
+
+        class Inner(CommittedApiTestCase):
+            def test_1(self):
+                with kept, kept.cursor() as cursor:
+                    cursor.execute("SET work_mem = '5MB'")
+                    cursor.execute("RESET work_mem")
+
+            test_2 = test_1
+
+        self.assertEqual({}, self.run_class(Inner))
+        self.assertEqual(extensions.TRANSACTION_STATUS_IDLE, kept.get_transaction_status())
 
 
 class OutsideTest(GuardTestCase):
