@@ -1,7 +1,6 @@
-"""What can go wrong, as facts: each error knows its status, its code and its sentence, and nothing of HTTP frameworks.
+"""The errors of the service, each with its HTTP status, code and sentence, independent of any web framework.
 
-Everything the service refuses is a `ShopError`; `shop.api.problems` turns it into a response. This module
-imports nothing of ours.
+Every refusal is a `ShopError`; `shop.api.problems` turns it into a response.
 """
 
 import math
@@ -11,11 +10,11 @@ from typing import ClassVar, NamedTuple
 
 
 class FieldError(NamedTuple):
-    """A fault of one field.
+    """What is wrong with one field.
 
     Attributes:
-        field: Path of the field in the request, e.g. ``items[0].price``.
-        error: What is wrong with it, to be read after the field's name.
+        field: The path of the field in the request, such as ``items[0].price``.
+        error: The rest of the sentence that begins with the path, such as ``is required``.
     """
 
     field: str
@@ -23,11 +22,11 @@ class FieldError(NamedTuple):
 
 
 class ShopError(Exception):
-    """A refusal that the caller may read.
+    """An error whose text the client may read.
 
     Args:
-        sentence: One sentence for a person; the class's own when left out.
-        errors: The fields at fault, all of them.
+        sentence: One sentence for a person; by default that of the class.
+        errors: All invalid fields.
     """
 
     status: ClassVar[int]
@@ -41,13 +40,13 @@ class ShopError(Exception):
 
 
 class BadRequest(ShopError):
-    """The request is not one that HTTP knows: its method, or one of its headers."""
+    """The method or a header of the request is invalid HTTP."""
 
     status, code, sentence = 400, "BAD_REQUEST", "The request cannot be understood"
 
 
 class MalformedJson(ShopError):
-    """The body is not JSON text that the service reads."""
+    """The body is not valid JSON, or is too deep or too large."""
 
     status, code, sentence = 400, "MALFORMED_JSON", "The body is not valid JSON"
 
@@ -59,27 +58,27 @@ class MissingFields(ShopError):
 
 
 class ValidationFailed(ShopError):
-    """Fields are there but do not hold what they must."""
+    """Fields have invalid values."""
 
     status, code, sentence = 400, "VALIDATION_ERROR", "The request is not valid"
 
 
 class Unauthorized(ShopError):
-    """No bearer token came with the request (RFC 6750, section 3.1: then no error code either)."""
+    """The request has no bearer token. RFC 6750, section 3.1, then forbids an error code in the challenge."""
 
     status, code, sentence = 401, "UNAUTHORIZED", "A bearer token is required"
     headers: Mapping[str, str] = {"WWW-Authenticate": "Bearer"}
 
 
 class InvalidToken(Unauthorized):
-    """The bearer token is malformed, expired, or not signed with a key of ours (RFC 6750, section 3.1)."""
+    """The bearer token is malformed, has expired or has a wrong signature (RFC 6750, section 3.1)."""
 
     sentence = "The bearer token is invalid or has expired"
     headers: Mapping[str, str] = {"WWW-Authenticate": 'Bearer error="invalid_token"'}
 
 
 class InvalidCredentials(ShopError):
-    """No account has this e-mail address, or the password is wrong: one answer for both."""
+    """The e-mail address is unknown or the password is wrong; the response does not show which."""
 
     status, code, sentence = 401, "INVALID_CREDENTIALS", "Invalid credentials"
     # RFC 9110, section 15.5.2: every 401 carries a challenge.
@@ -87,7 +86,7 @@ class InvalidCredentials(ShopError):
 
 
 class Forbidden(ShopError):
-    """The order is the actor's own, but the change is for staff to make."""
+    """The actor owns the order, but only staff may make this change."""
 
     status, code, sentence = 403, "FORBIDDEN", "Only staff may do this"
 
@@ -99,25 +98,25 @@ class NotFound(ShopError):
 
 
 class UserNotFound(ShopError):
-    """There is no such user for the one who asks."""
+    """The user does not exist, or the actor may not see it."""
 
     status, code, sentence = 404, "USER_NOT_FOUND", "User not found"
 
 
 class OrderNotFound(ShopError):
-    """There is no such order for the one who asks."""
+    """The order does not exist, or the actor may not see it."""
 
     status, code, sentence = 404, "ORDER_NOT_FOUND", "Order not found"
 
 
 class MethodNotAllowed(ShopError):
-    """The resource is there, but not for this method."""
+    """The resource does not have this method."""
 
     status, code, sentence = 405, "METHOD_NOT_ALLOWED", "This path does not answer to this method"
 
 
 class EmailExists(ShopError):
-    """An account with this e-mail address exists, in whatever case it is spelled."""
+    """An account with this e-mail address exists, perhaps in another case."""
 
     status, code, sentence = 409, "EMAIL_EXISTS", "Email already registered"
 
@@ -129,54 +128,54 @@ class InvalidTransition(ShopError):
 
 
 class PayloadTooLarge(ShopError):
-    """The body is longer than the service reads."""
+    """The body is longer than `SHOP_MAX_BODY`."""
 
     status, code, sentence = 413, "PAYLOAD_TOO_LARGE", "The body is too large"
 
 
 class UnsupportedMediaType(ShopError):
-    """The body is not declared to be JSON."""
+    """The Content-Type of the body is not JSON."""
 
     status, code, sentence = 415, "UNSUPPORTED_MEDIA_TYPE", "Content-Type must be application/json"
 
 
 class UnsupportedContentEncoding(UnsupportedMediaType):
-    """The body is compressed, or encoded in another way that the service does not undo."""
+    """The body has a Content-Encoding, such as gzip."""
 
     sentence = "Content-Encoding must be absent or identity"
-    # RFC 9110, section 12.5.3: with a 415 it names the codings that are accepted.
+    # RFC 9110, section 12.5.3: the header of a 415 lists the accepted codings.
     headers: Mapping[str, str] = {"Accept-Encoding": "identity"}
 
 
 class IdempotencyKeyReused(ShopError):
-    """The idempotency key stands for another request already."""
+    """The user has sent another request with the same idempotency key."""
 
     status, code, sentence = 422, "IDEMPOTENCY_KEY_REUSED", "This Idempotency-Key was used for another request"
 
 
 class TooManyAttempts(ShopError):
-    """Logging in failed too often for this account.
+    """The rate limit of failed logins is reached for an e-mail address.
 
     Args:
-        wait: How long until the next attempt is looked at.
+        wait: How long further logins are rejected.
     """
 
     status, code, sentence = 429, "TOO_MANY_ATTEMPTS", "Too many failed attempts; try again later"
 
     def __init__(self, wait: timedelta) -> None:
         super().__init__()
-        # RFC 9110, section 10.2.3: whole seconds, rounded up so that waiting them is enough.
+        # RFC 9110, section 10.2.3: whole seconds. They are rounded up, so that a retry after them is not too early.
         self.headers = {"Retry-After": str(max(1, math.ceil(wait.total_seconds())))}
 
 
 class InternalError(ShopError):
-    """Something failed that the caller cannot mend; the log has the details, the response never."""
+    """A bug in the service. The log has the details; the response never has them."""
 
     status, code, sentence = 500, "INTERNAL_ERROR", "Something went wrong on our side"
 
 
 class ServiceUnavailable(ShopError):
-    """The database, or what hashes passwords, or all threads are busy right now; the same request may be sent again."""
+    """The database is unavailable, or a queue is full or too slow. The client may retry the same request."""
 
     status, code, sentence = 503, "SERVICE_UNAVAILABLE", "The service is temporarily unavailable"
     headers: Mapping[str, str] = {"Retry-After": "1"}

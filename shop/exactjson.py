@@ -1,6 +1,6 @@
-"""JSON text, exactly: numbers are never floats on the way in or out, and doubtful text is refused.
+"""Read and write JSON without floats: fractions are decimals, and ambiguous text is refused.
 
-Reading is jiter's, writing is orjson's; what is ours are the settings and the sentences.
+jiter reads and orjson writes; this module adds limits and error messages.
 """
 
 from datetime import datetime
@@ -11,27 +11,27 @@ import jiter
 import orjson
 
 MAX_DEPTH = 32
-# How many values a document may have, those in others included; the largest that means anything here has some 500. Each
-# may be at fault, and finding and naming a fault takes ten times as long as reading a value.
+# The maximum number of values in a document, nested ones included. The largest valid request has about 500. Each value
+# may be invalid, and reporting an invalid value takes ten times as long as reading it.
 MAX_VALUES = 2_000
-# JSON text that is already encoded, to be put into a larger document as it is.
+# Encoded JSON text, which `dumps` copies into a larger document.
 Raw = orjson.Fragment
 
 
 def loads(text: bytes) -> object:
-    """Parse one JSON document (RFC 8259) whose fractions and exponents come as `Decimal`.
+    """Parse one JSON document (RFC 8259); numbers with fractions or exponents become `Decimal`.
 
-    Refused besides malformed text: a byte-order mark, invalid UTF-8, lone surrogates, duplicate keys, NaN and
-    Infinity, nesting beyond `MAX_DEPTH`, and more than `MAX_VALUES` values.
+    Besides malformed text, it refuses a byte-order mark, invalid UTF-8, lone surrogates, duplicate keys, NaN,
+    Infinity, nesting over `MAX_DEPTH`, and more than `MAX_VALUES` values.
 
     Raises:
-        ValueError: The text is refused; the message says why, and is fit for the client.
+        ValueError: The text is refused. The client may read the message.
     """
     try:
         value = jiter.from_json(text, float_mode="decimal", catch_duplicate_keys=True, allow_inf_nan=False)
     except ValueError as error:
         raise ValueError(_reason(text, error)) from error
-    # Counting characters is all but free; only a document with many of these is worth the walk.
+    # Counting characters is quick. Only a document with many of them can exceed a limit, so only then it is walked.
     containers = text.count(b"[") + text.count(b"{")
     if containers > MAX_DEPTH or containers + text.count(b",") > MAX_VALUES:
         _check_size(value)
@@ -39,14 +39,14 @@ def loads(text: bytes) -> object:
 
 
 def loads_stored(text: str) -> Any:
-    """Parse JSON text that the database has checked; `digits` writes its fractions again."""
+    """Parse JSON text from the database, which has validated it; `digits` writes its fractions."""
     return jiter.from_json(text.encode(), float_mode="lossless-float")
 
 
 def digits(value: jiter.LosslessFloat | int) -> Raw | int:
-    """Return a number of `loads_stored` for `dumps`, with the digits that it was stored with.
+    """Return a number of `loads_stored` for `dumps`, with its stored digits.
 
-    By way of a `Decimal` it would take half as long again, and a page has hundreds of prices.
+    A `Decimal` in between would take half as long again, and a page has hundreds of prices.
     """
     return Raw(bytes(value)) if isinstance(value, jiter.LosslessFloat) else value
 
@@ -61,15 +61,15 @@ def dumps(value: object) -> bytes:
 
 
 def timestamp(moment: datetime) -> datetime | str:
-    """Return a UTC moment as what `dumps` writes in the form of RFC 3339 with ``Z``, always with microseconds."""
-    # The writer takes a tenth of the time of isoformat, and a page has up to 100 of them; but it drops a fraction of 0.
+    """Return a value that `dumps` writes as the RFC 3339 form of a UTC time, with microseconds and ``Z``."""
+    # orjson takes a tenth of the time of isoformat, but it omits microseconds that are 0.
     return moment if moment.microsecond else moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def number(value: Decimal) -> Raw:
-    """Return a finite `value` as a number with its own digits, for a document that is written often.
+    """Return a finite `value` for `dumps`, as a number with its own digits.
 
-    `dumps` would come to the same by way of a call back, in three times the time.
+    `dumps` also accepts a `Decimal`, but takes three times as long.
     """
     return Raw(format(value, "f"))
 
@@ -81,7 +81,7 @@ def _encode(value: object) -> Raw:
 
 
 def _reason(text: bytes, error: ValueError) -> str:
-    """Say what is wrong with `text`, in better words than the parser's where there are any."""
+    """Return what is wrong with `text`, in the parser's words or clearer ones."""
     if text.startswith(b"\xef\xbb\xbf"):
         return "it begins with a byte-order mark"
     try:
@@ -89,13 +89,13 @@ def _reason(text: bytes, error: ValueError) -> str:
     except UnicodeDecodeError as undecodable:
         return f"it is not UTF-8 at byte {undecodable.start}"
     if str(error).startswith("Internal error"):
-        # The parser's own name for a number that no Decimal can hold.
+        # The parser says this of a number that no Decimal can represent.
         return "a number in it is out of range"
     return str(error)
 
 
 def _check_size(value: object) -> None:
-    """Raise ValueError for a document that is too deep or too large, without recursion and as soon as that is known."""
+    """Raise ValueError for a document that is too deep or too large; it stops early and does not recurse."""
     values = 0
     containers = [(value, 1)]
     while containers:

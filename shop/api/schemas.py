@@ -201,7 +201,7 @@ class Registration(RequestModel):
 
 
 class Login(RequestModel):
-    """E-mail address and password. Values that nobody can register are not invalid here: no account has them."""
+    """E-mail address and password. Values that no account can have get a 401, not a 400."""
 
     email: LoginEmail = Field(examples=["ada@example.com"])
     password: LoginPassword = Field(repr=False, examples=["analytical engine"])

@@ -1,4 +1,4 @@
-"""Pages of other origins (CORS): what a browser is told, for origins that `SHOP_CORS_ORIGINS` lists and for others."""
+"""CORS: the headers for origins that `SHOP_CORS_ORIGINS` lists, and for others."""
 
 from unittest import mock
 
@@ -13,13 +13,13 @@ NEVER = "0199e0c1-0000-7000-8000-000000000001"
 
 
 def cors(response):
-    """Return the CORS headers of an answer, names in lower case."""
+    """Return the CORS headers of a response, with names in lower case."""
     headers = {name.lower(): value for name, value in response.headers.items()}
     return {name: value for name, value in headers.items() if name.startswith("access-control-")}
 
 
 class CorsTest(ApiTestCase):
-    """Two origins are listed."""
+    """A service with two allowed origins."""
 
     def setUp(self):
         super().setUp()
@@ -27,7 +27,7 @@ class CorsTest(ApiTestCase):
         self.user = UserFactory.create()
 
     def preflight(self, path="/orders", method="POST", origin=PAGE, headers="authorization,idempotency-key"):
-        """Ask as a browser does before it sends a request of a page."""
+        """Send a preflight request, as a browser does."""
         asked = {"Access_Control_Request_Method": method, "Access_Control_Request_Headers": headers}
         return self.client.request("OPTIONS", path, status="*", Origin=origin, **asked)
 
@@ -110,7 +110,7 @@ class CorsTest(ApiTestCase):
 
 
 class DefaultTest(ApiTestCase):
-    """No origin is listed."""
+    """A service without allowed origins."""
 
     def test_no_response_has_a_cors_header_without_origins(self):
         asked = {"Access_Control_Request_Method": "POST", "Origin": PAGE}

@@ -1,4 +1,4 @@
-"""The API description: valid, complete, named for people, and in agreement with the service."""
+"""The OpenAPI document: it is valid and complete, and agrees with the service."""
 
 import contextlib
 import gzip
@@ -106,7 +106,7 @@ class DescriptionTest(ApiTestCase):
         session = self.client.post("/users/login", self.example("Login"), status=200).json
         self.assertEqual(user_id, session["id"])
         known = {"Authorization": f"Bearer {session['token']}"}
-        # The id of the user is the one thing that an example cannot know.
+        # An example cannot contain the id of a new user.
         order = self.client.post("/orders", self.example("NewOrder") | {"userId": user_id}, **known).json
         change = exactjson.dumps(self.example("StatusChange"))
         self.client.request("PATCH", f"/orders/{order['id']}", change, status=200, **known)
@@ -119,7 +119,7 @@ class DescriptionTest(ApiTestCase):
                         self.assertEqual([], list(Draft202012Validator(described).iter_errors(value)))
 
     def example(self, name):
-        """Return the document that the examples of a schema make, with all optional fields."""
+        """Return a JSON document of the examples of a schema, with all optional fields."""
         document = {}
         for field, described in self.described["components"]["schemas"][name]["properties"].items():
             reference = described.get("$ref") or described.get("items", {}).get("$ref")
@@ -147,7 +147,7 @@ class DescriptionTest(ApiTestCase):
 
 
 def is_valid(schema: type[BaseModel], document: object) -> bool:
-    """Tell whether the service takes `document`."""
+    """Return whether the service accepts `document`."""
     try:
         schema.model_validate(document)
     except ValidationError:
@@ -156,7 +156,7 @@ def is_valid(schema: type[BaseModel], document: object) -> bool:
 
 
 class DocsTest(ApiTestCase):
-    """``/docs`` and its parts."""
+    """``/docs`` and its assets."""
 
     def test_page_loads_nothing_from_other_servers(self):
         page = self.client.get("/docs")
@@ -173,7 +173,7 @@ class DocsTest(ApiTestCase):
         def start(_status, headers):
             sent.append(dict(headers))
 
-        # Asked past WebTest, which unpacks what it gets.
+        # Not through WebTest, which decompresses responses.
         app = create_app(make_settings())
         plain, packed = (
             b"".join(app(create_environ("/docs/swagger-ui.js", headers=headers), start))
@@ -189,10 +189,10 @@ class DocsTest(ApiTestCase):
 
 
 class ContractTest(ApiTestCase):
-    """The check itself: an answer that is not described fails the test that got it."""
+    """The contract check: an undocumented response fails the test that received it."""
 
     def checked(self, change, method="GET", path=None):
-        """Return what the check says of an answer after `change`."""
+        """Return the message of the check for a response that `change` has modified."""
         user = UserFactory.create()
         where = path or f"/users/{user.id}"
         response = self.client.get(f"/users/{user.id}", user=user)

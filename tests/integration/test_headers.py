@@ -1,4 +1,4 @@
-"""What every answer tells those on its way: not to keep it, and not to take it for something else."""
+"""Headers of every response: caching, content sniffing, and the policy of the page /docs."""
 
 from shop.demo.factories import UserFactory
 from tests.harness.postgres import setUpModule, tearDownModule  # noqa: F401
@@ -7,7 +7,7 @@ from tests.support.operations import operations
 
 
 class HeadersTest(ApiTestCase):
-    """Of every operation, as its owner and as a stranger, and of what is none."""
+    """Responses of every operation, with and without a token, and of unknown paths and methods."""
 
     @classmethod
     def setUpTestData(cls):

@@ -1,8 +1,8 @@
-"""Whatever anyone sends, the answer is a documented one.
+"""Hostile input: whatever the client sends, the response is a documented one.
 
-Every field, id, parameter and header of every operation gets every hostile value; the operations and their fields are
-found in the route table, so that a new one joins by itself. The one rule: a status and code that the contract
-documents, in the one shape, never a 500, and nothing written by a request that was refused.
+Every field, id, parameter and header of every operation gets every hostile value. The route table lists the operations,
+so new ones are tested, too. The rule: the operation documents the status and code, an error is a problem, there is no
+500, and a refused request writes nothing.
 """
 
 import json
@@ -21,7 +21,7 @@ from tests.harness.postgres import setUpModule, tearDownModule  # noqa: F401
 from tests.support.cases import ApiTestCase
 from tests.support.operations import Operation, documented, example, fields, operations
 
-# JSON literals, as they are sent; some are none.
+# JSON literals, as the client sends them; some are malformed.
 LITERALS = (
     *("null", "true", "false", "[]", "{}", "[[]]", '[""]', '{"": ""}', '""', '" "'),
     *(
@@ -86,7 +86,7 @@ IDS = (
     ),
 )
 QUERY_VALUES = ("%00", "%ff", "%zz", *IDS, "", "1,2", "1&limit=2", "5" * 400)
-# What a header can carry through WSGI: characters of Latin-1, control characters among them.
+# Header values that WSGI allows: Latin-1, including control characters.
 HEADER_VALUES = (
     *(
         "",
@@ -132,7 +132,7 @@ JSON_VALUES = st.recursive(
 
 
 class OneRuleTestCase(ApiTestCase):
-    """Sends requests and holds every answer against the one rule."""
+    """Sends requests and checks that every response is documented."""
 
     def setUp(self):
         super().setUp()
@@ -142,7 +142,7 @@ class OneRuleTestCase(ApiTestCase):
         self.undo = self.enterContext(self.isolation.undone())
 
     def rows(self) -> tuple[Any, ...]:
-        """Return what tells whether anything was written; failed log-ins are, by design."""
+        """Return the stored rows, without failed logins: they are always written."""
         return database.execute_sql(
             "SELECT count(*), max(users::text), max(orders::text) FROM users LEFT JOIN orders ON user_id = users.id"
         ).fetchone()
@@ -153,7 +153,7 @@ class OneRuleTestCase(ApiTestCase):
         return document | ({"userId": str(self.user.id)} if "userId" in document else {})
 
     def send(self, operation: Operation, body: bytes = b"", path: str | None = None, **headers: str) -> None:
-        """Send a request, hold the answer against the one rule, and undo what an accepted request has written."""
+        """Send a request, check the response, and roll back what an accepted request has written."""
         where = path or operation.path(user_id=str(self.user.id), order_id=str(self.order.id))
         before = findings.statements
         try:
@@ -162,12 +162,12 @@ class OneRuleTestCase(ApiTestCase):
             if response.status_int >= 400 and findings.statements > before:
                 self.assertEqual(self.before, self.rows(), "a request that was refused has written something")
         finally:
-            # Most are refused before their first statement, and then there is nothing to undo.
+            # Most requests are refused before their first statement, so there is nothing to roll back.
             if findings.statements > before:
                 self.undo()
 
     def assertDocumented(self, operation: Operation, response: TestResponse) -> None:
-        """Fail unless the contract documents this answer for this operation."""
+        """Fail unless the operation documents this response."""
         if response.status_int < 400:
             self.assertIn(response.status_int, (200, 201))
             return
@@ -178,7 +178,7 @@ class OneRuleTestCase(ApiTestCase):
 
 
 class HostileTest(OneRuleTestCase):
-    """Every place of every operation, with every hostile value in it."""
+    """Every hostile value in every field, id, parameter and header of every operation."""
 
     def test_every_field_of_every_body(self):
         for operation in operations():
@@ -222,18 +222,18 @@ class HostileTest(OneRuleTestCase):
 
 
 def reads(operation: Operation, header: str) -> bool:
-    """Tell whether the operation reads the header, so that each value is worth a request."""
+    """Return whether the operation reads the header."""
     declared = operation.declared
     return {
         "Authorization": not declared.is_public,
         "Content-Type": declared.body is not None,
         "Idempotency-Key": declared.headers is not None,
-        "X-Request-ID": declared.id == "isAlive",  # Every operation reads it in the same place.
+        "X-Request-ID": declared.id == "isAlive",  # All operations read it in the same way.
     }.get(header, False)
 
 
 class ArbitraryTest(OneRuleTestCase):
-    """Documents that nobody thought of."""
+    """Random JSON documents."""
 
     @settings(max_examples=60, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
     @given(data=st.data())
@@ -246,7 +246,7 @@ class ArbitraryTest(OneRuleTestCase):
 
 
 def spliced(document: Any, path: tuple[str | int, ...], literal: str) -> bytes:
-    """Return `document` as JSON with `literal` at `path`, be it JSON or not."""
+    """Return `document` as JSON with `literal`, which may be malformed, at `path`."""
     marker = "here goes the literal"
     if path:
         *way, last = path
@@ -256,16 +256,16 @@ def spliced(document: Any, path: tuple[str | int, ...], literal: str) -> bytes:
         place[last] = marker
     else:
         document = marker
-    # What UTF-8 cannot say is left to the escapes of JSON.
+    # UTF-8 cannot encode lone surrogates, so they are escaped.
     return json.dumps(document).replace(json.dumps(marker), literal).encode("utf-8", "surrogatepass")
 
 
 class ExpensiveTextTest(ApiTestCase):
-    """Text that is cheap to send and dear to look at."""
+    """Text that is cheap to send and expensive to process."""
 
-    # Out of their canonical order: putting n of them in order takes n² steps, a mebibyte of them some minutes.
+    # Not in canonical order: normalizing n of them takes n² steps, and a mebibyte takes minutes.
     ACCENTS = "a" + "\u0301\u0316" * 200_000
-    # Seconds. Each of these requests takes a few hundredths.
+    # In seconds. Each of these requests takes about 0.03 seconds.
     LIMIT = 5
 
     def test_mebibyte_of_accents_is_refused_quickly(self):

@@ -1,4 +1,4 @@
-"""What HTTP asks of every path: one shape for every error, methods, sizes, media types, request ids, health."""
+"""HTTP rules for every path: problems, methods, body limits, media types, request ids, health."""
 
 import gzip
 import json
@@ -24,9 +24,9 @@ NOW = utc_now().replace(microsecond=0)
 
 
 def client_of_server(server: dict[str, Any], **settings: Any) -> ApiClient:
-    """Return a client behind a server that adds `server` to each WSGI environment, or replaces what is in it.
+    """Return a client of an application whose server adds `server` to each WSGI environment.
 
-    The time is `NOW` there, and stays so.
+    Its clock always shows `NOW`.
     """
     app = create_app(make_settings(**settings), clock=lambda: NOW)
 
@@ -37,14 +37,14 @@ def client_of_server(server: dict[str, Any], **settings: Any) -> ApiClient:
 
 
 class EveryOperationTest(ApiTestCase):
-    """What may happen to any request is answered as documented by every operation; the route table lists them."""
+    """Errors that any request may get: every operation answers them as documented."""
 
     @classmethod
     def setUpTestData(cls):
         cls.ada = UserFactory.create()
 
     def send(self, operation: Operation, status: int, **request: Any):
-        """Send a valid request of `operation`, but for what `request` has, and return its answer."""
+        """Send a valid request of `operation`, changed by `request`, and return the response."""
         document = operation.declared.body and example(operation.declared.body)
         body = {"body": json.dumps(document).encode() if document else b""} | request
         path = operation.path(user_id=str(self.ada.id), order_id=str(self.ada.id))
@@ -53,7 +53,7 @@ class EveryOperationTest(ApiTestCase):
 
     def test_content_length_that_is_not_a_number_is_400(self):
         for operation in operations():
-            # WebTest would not send it, and the server lets none through; behind another server it may come.
+            # WebTest would not send it, and granian refuses it; another server may pass it on.
             with self.subTest(str(operation)), mock.patch("webtest.lint.check_environ"):
                 self.assertProblem(self.send(operation, 400, Content_Length="many"), 400, "BAD_REQUEST")
 
@@ -119,7 +119,7 @@ class EveryOperationTest(ApiTestCase):
             def fail(*_: object, failure: Exception = failure) -> None:
                 raise failure
 
-            # At a place that every request comes through, also those that need no database.
+            # Every request calls this method, even one that needs no database.
             with mock.patch.object(RequestChecks, "process_request", fail):
                 client = make_client()
             for operation in operations():
@@ -133,7 +133,7 @@ class EveryOperationTest(ApiTestCase):
 
 
 def waited(seconds: float) -> str:
-    """Return the ``X-Request-Start`` of a request that the front received so long before `NOW`."""
+    """Return the ``X-Request-Start`` of a request that the front received `seconds` before `NOW`."""
     return f"t={(NOW - timedelta(seconds=seconds)).timestamp():.3f}"
 
 
@@ -178,7 +178,7 @@ class HostTest(ApiTestCase):
 
 
 class PathAndMethodTest(ApiTestCase):
-    """Paths that are not there and methods that a path does not have."""
+    """Unknown paths, and methods that a path does not have."""
 
     def test_unknown_path_is_404_as_a_problem(self):
         unknown = "/ /nothing /users/ /users// /Users /users/login/ /users/x/y /users/.. /users/../orders /users/%2e%2e"
@@ -213,10 +213,10 @@ class PathAndMethodTest(ApiTestCase):
                     self.assertEqual(allowed, set(response.headers["Allow"].split(", ")))
 
     def test_unknown_http_method_is_400(self):
-        # WEBSOCKET is a name that Falcon keeps for itself.
+        # Falcon reserves the name WEBSOCKET.
         for method in ("BREW", "WEBSOCKET"):
             with self.subTest(method), warnings.catch_warnings():
-                # WebTest's lint knows the methods too.
+                # WebTest's lint refuses unknown methods too.
                 warnings.simplefilter("ignore")
                 response = self.client.request(method, "/users", status=400)
                 self.assertProblem(response, 400, "BAD_REQUEST")
@@ -255,7 +255,7 @@ class PathAndMethodTest(ApiTestCase):
 
 
 class BodyTest(ApiTestCase):
-    """What is read at all."""
+    """Request bodies: their limit, media type and syntax."""
 
     def test_body_over_the_limit_is_413(self):
         client = make_client(max_body=1000)
@@ -264,7 +264,7 @@ class BodyTest(ApiTestCase):
             with self.subTest(path):
                 response = client.request("POST", path, b" " * 1001, user=sender, status=413)
                 self.assertProblem(response, 413, "PAYLOAD_TOO_LARGE", "The body must not be longer than 1000 bytes")
-                # One byte less is read, and found to be no JSON.
+                # A body one byte shorter is read, and is malformed JSON.
                 self.assertProblem(
                     client.request("POST", path, b" " * 1000, user=sender, status=400), 400, "MALFORMED_JSON"
                 )
@@ -309,7 +309,7 @@ class BodyTest(ApiTestCase):
 
 
 class Endless:
-    """A body that goes on for ever, or for so long that nobody would wait.
+    """A body without an end.
 
     Attributes:
         taken: How much of it has been read.
@@ -319,16 +319,16 @@ class Endless:
         self.taken = 0
 
     def read(self, size):
-        """Return as much as is asked for."""
+        """Return `size` bytes."""
         self.taken += size
         return b" " * size if self.taken < 1 << 20 else b""
 
 
 class UnreadBodyTest(ApiTestCase):
-    """What becomes of a body that nobody has read by the time of the answer."""
+    """A body that the responder did not read."""
 
     def send(self, **servers_part):
-        """Send a body where there is nothing, and return how much of it was read."""
+        """Send a body to an unknown path, and return how much of it was read."""
         app, endless = create_app(make_settings(max_body=1000)), Endless()
         self.addCleanup(create_app, make_settings())
         environ_part = {name.replace("_", ".", 1): value for name, value in servers_part.items()}
@@ -363,7 +363,7 @@ class RequestIdTest(ApiTestCase):
 
 
 class FailureTest(ApiTestCase):
-    """What the caller sees of failures that are not theirs."""
+    """What the client sees of failures that it did not cause."""
 
     def test_health_needs_no_token(self):
         self.assertEqual({"status": "alive"}, self.client.get("/livez").json)
@@ -374,7 +374,7 @@ class FailureTest(ApiTestCase):
         client = make_client(database_url="postgresql://shop@127.0.0.1:1/shop")
         self.addCleanup(make_client)
         client.get("/livez")
-        # The sandbox keeps its own connection open, so the service is made to connect as it would outside.
+        # The sandbox keeps its connection open, so the test makes the service connect as in production.
         with mock.patch.object(Database, "_run", side_effect=OperationalError("connection refused")):
             for send in (
                 lambda: client.get("/readyz", status=503),

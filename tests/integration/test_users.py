@@ -1,4 +1,4 @@
-"""``POST /users``, ``POST /users/login`` and ``GET /users/{id}``: every row and every error of the contract."""
+"""``POST /users``, ``POST /users/login`` and ``GET /users/{id}``: successes and errors."""
 
 import re
 from datetime import UTC, datetime, timedelta
@@ -237,7 +237,7 @@ class UserItemTest(ApiTestCase):
 
 
 class TokenTest(ApiTestCase):
-    """Who gets in where a token is needed."""
+    """Bearer tokens: which are accepted, and how others are refused."""
 
     def test_missing_token_gets_a_challenge_without_error_code(self):
         user = UserFactory.create()
@@ -288,7 +288,7 @@ class TokenTest(ApiTestCase):
 
 
 class NeverInARegistrationTest(ApiTestCase):
-    """What must not come back."""
+    """Passwords and hashes in responses."""
 
     def test_no_response_has_the_password_or_its_hash(self):
         body = UserFactory.body(password="do not repeat me")

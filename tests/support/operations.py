@@ -1,6 +1,6 @@
-"""The operations of the API, found in the route table, with a valid example of each and its documented answers.
+"""The operations of the API from the route table, with valid examples and documented responses.
 
-Tests that enumerate are built on this: a new route, or a new field of a schema, joins them by itself.
+Tests that enumerate operations use this, so they test new routes and new fields of schemas, too.
 """
 
 import re
@@ -39,11 +39,11 @@ class Operation:
 
     @property
     def parameters(self) -> list[str]:
-        """The names in braces."""
+        """The names of the parameters in the path."""
         return re.findall(r"{(\w+)}", self.template)
 
     def path(self, **values: str) -> str:
-        """Return the path with its names replaced, by what `values` has for them."""
+        """Return the path with `values` for its parameters."""
         return self.template.format_map({"asset": "docs.js"} | values)
 
 
@@ -69,7 +69,7 @@ def operations() -> tuple[Operation, ...]:
 
 
 def example(schema: Schema) -> dict[str, Any]:
-    """Return a valid document: the first example of each field that has to be there, models and lists of them filled.
+    """Return a valid document from the first example of each required field, nested models included.
 
     Raises:
         LookupError: A field has no example; give it one, so that the tests can reach behind it.
@@ -88,7 +88,7 @@ def example(schema: Schema) -> dict[str, Any]:
 
 
 def fields(schema: Schema, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
-    """Yield the way to every field of a document, containers included, optional ones too."""
+    """Yield the path of every field of a document, including containers and optional fields."""
     for name, field in schema.model_fields.items():
         here = (*path, field.alias or name)
         yield here

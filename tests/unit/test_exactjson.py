@@ -1,4 +1,4 @@
-"""`shop.exactjson`: what is read, what is refused and in which words, and numbers that stay what they are."""
+"""`shop.exactjson`: accepted and refused text, error messages, and exact numbers."""
 
 import unittest
 from decimal import Decimal

@@ -38,22 +38,22 @@ HEADERS: dict[str, Json] = {
     "Location": {"description": "the URL of the new resource", "schema": {"type": "string", "format": "uri-reference"}},
     "Link": {"description": 'the next page, `rel="next"`, while there is one', "schema": {"type": "string"}},
     "Cache-Control": {
-        "description": "`no-store`; the parts of the page `/docs` may be cached",
+        "description": "`no-store`; the page `/docs` and its assets may be cached",
         "schema": {"type": "string", "examples": ["no-store"]},
     },
     "X-Content-Type-Options": {
-        "description": "the media type is the one that is given",
+        "description": "forbids the browser to guess another media type",
         "schema": {"type": "string", "const": "nosniff"},
     },
     "Idempotent-Replayed": {
-        "description": "`true` when the order had been placed before with this key",
+        "description": "`true` if the order was placed before with this key",
         "schema": {"type": "string", "const": "true"},
     },
     "WWW-Authenticate": {"description": "the challenge of RFC 6750", "schema": {"type": "string"}},
     "Content-Security-Policy": {"description": "what the page may do", "schema": {"type": "string"}},
-    "Referrer-Policy": {"description": "the page names itself to nobody", "schema": {"type": "string"}},
+    "Referrer-Policy": {"description": "links from the page send no `Referer`", "schema": {"type": "string"}},
     "Retry-After": {
-        "description": "seconds to wait before trying again",
+        "description": "seconds to wait before a retry",
         "schema": {"type": "string", "pattern": "^[0-9]+$"},
     },
 }
@@ -210,7 +210,7 @@ def _parameters(place: str, schema: Schema | None) -> Iterator[Json]:
         return
     for name, field in schema.model_json_schema(by_alias=True)["properties"].items():
         variants = [variant for variant in field.get("anyOf", [field]) if variant != {"type": "null"}]
-        # Without an example: the page /docs would fill in a cursor or a key that is valid for nobody.
+        # Without examples: the page /docs would fill in an invalid cursor or a used key.
         left_out = ("title", "default", "description", "examples")
         described = {key: value for key, value in variants[0].items() if key not in left_out}
         if field.get("default") is not None:
