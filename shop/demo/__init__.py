@@ -1,1 +1,1 @@
-"""Believable data, for the tests and for scripts/seed_demo.py (extra "demo")."""
+"""Realistic data for the tests and scripts/seed_demo.py (extra ``demo``)."""

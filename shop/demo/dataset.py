@@ -1,9 +1,8 @@
-"""The past of a shop, for demos: users who joined within a year and what they have ordered since, as rows for COPY.
+"""The demo data set: users of the last year and their orders, as rows for COPY.
 
-Names, addresses and products are the factories'; what is here makes a million orders of them believable and quick.
-There is one range of products, each with its price, some sold more than others. A user has two addresses. A few users
-order a lot and most a little. An order's status goes with its age. Rows are put together from text that is encoded
-once, and made in batches, so that neither the number of users nor that of orders takes memory.
+The factories make names, addresses and products. This module makes a million orders quickly, with realistic
+proportions: some products sell more than others, a few users order a lot, and the status of an order depends on its
+age. Items are encoded once, and rows are made in batches, so the memory does not grow with the data.
 """
 
 import random
@@ -19,37 +18,36 @@ from shop.domain.orders import STATUSES
 
 USER_COLUMNS = ("id", "name", "email", "email_key", "password_hash", "role", "created_at")
 ORDER_COLUMNS = ("user_id", "id", "items", "total", "status", "shipping_address", "created_at")
-# Orders, or users, made at a time.
+# Rows of a batch.
 BATCH = 5000
 PRODUCTS = 500
-# How many in a hundred orders have 1, 2, 3 … of a product, and 1, 2, 3 … products.
+# Percentages of line items with the quantity 1, 2, 3 …, and of orders with 1, 2, 3 … items.
 QUANTITIES = (70, 18, 6, 4, 2)
-POSITIONS = (40, 25, 18, 11, 6)
-# The share of the first address of a user's two.
-HOME = 0.85
-# Orders up to this age, and how many in a hundred are in each of STATUSES: pending, confirmed, shipped, delivered,
-# cancelled.
+ITEM_COUNTS = (40, 25, 18, 11, 6)
+# The share of orders that go to the first of the two addresses of a user.
+FIRST_ADDRESS_SHARE = 0.85
+# For orders up to this age, the percentage of each of STATUSES: pending, confirmed, shipped, delivered, cancelled.
 STATUS_BY_AGE = (
     (timedelta(days=1), (12, 75, 9, 0, 4)),
     (timedelta(days=3), (2, 33, 54, 6, 5)),
     (timedelta(days=8), (0, 4, 40, 50, 6)),
     (timedelta.max, (0, 0, 0, 93, 7)),
 )
-# Users among whom the eager ones and the others come in a fixed proportion.
+# The distribution of orders over users repeats after this many users.
 PATTERN = 100
-# Positions that are drawn beforehand.
+# Line items that are drawn in advance.
 DRAWN = 20_000
 
 T = TypeVar("T")
 
 
 class Batch(NamedTuple):
-    """Some rows of both tables, as text for COPY; users come first, since orders refer to them.
+    """Rows of both tables as text for COPY. Insert the users first, because orders refer to them.
 
     Attributes:
         users: Rows with USER_COLUMNS.
         orders: Rows with ORDER_COLUMNS.
-        user_count, order_count: How many there are.
+        user_count, order_count: The numbers of rows.
     """
 
     users: bytes
@@ -59,7 +57,7 @@ class Batch(NamedTuple):
 
 
 class Account(NamedTuple):
-    """An account to show the shop with."""
+    """An account for logging in to the demo."""
 
     email: str
     role: str
@@ -67,17 +65,17 @@ class Account(NamedTuple):
 
 
 class Dataset:
-    """What has happened in a shop: equal arguments give equal rows.
+    """Makes the rows; equal arguments give equal rows.
 
-    The first user is among those with the most orders, and the second is staff.
+    The first user has the most orders, and the second is staff.
 
     Args:
-        users: How many there are, 1 or more.
-        orders: How many they have placed among them.
-        seed: What all values follow from.
-        until: Everything happened in the year before.
-        used: The highest number in an address of the factories that is taken already.
-        password_hash: Everybody's.
+        users: The number of users, at least 1.
+        orders: The number of orders of all users.
+        seed: The seed of all random values.
+        until: The end of the year in which everything happened.
+        used: The highest number that e-mail addresses of existing users have.
+        password_hash: The password hash of all users.
     """
 
     def __init__(self, *, users: int, orders: int, seed: str, until: datetime, used: int, password_hash: str) -> None:
@@ -88,11 +86,11 @@ class Dataset:
 
     @property
     def accounts(self) -> list[Account]:
-        """The first three accounts; complete once the first of the batches that have them are made."""
+        """The first three accounts; complete when the batches that contain them are made."""
         return self._accounts
 
     def batches(self) -> Iterator[Batch]:
-        """Yield all rows, some `BATCH` at a time. The factories' source belongs to this iteration until it ends."""
+        """Yield all rows in batches. Nothing else may use the factories' source until the iteration ends."""
         users: list[str] = []
         orders: list[str] = []
         for user_row, order_rows in self._histories():
@@ -108,10 +106,10 @@ class Dataset:
 
     def _histories(self) -> Iterator[tuple[str, Iterator[str]]]:
         """Yield the row of each user with the rows of the user's orders."""
-        # One range of products, whatever is added later.
+        # All runs with this seed have the same products.
         source.reseed(f"{self._seed} products", latest=self._until)
         products = _Products()
-        # Rows that are there already have ids made of the same seed; theirs began at another number.
+        # A seed of its own for each run, so that ids do not repeat those of existing rows.
         source.reseed(f"{self._seed} {self._used}", latest=self._until, used=self._used)
         shares = _Shares(self._users, self._orders)
         for index in range(self._users):
@@ -131,17 +129,17 @@ class Dataset:
         for _ in range(count):
             age = since * chance()
             moment = datetime.fromtimestamp(until - age, UTC)
-            items, cents = products.some()
+            items, cents = products.order_items()
             status = _status(age)
-            # As `_row` would write it; that is most of the work for an order.
+            # Like `_row`, but faster: this is most of the work for an order.
             yield (
                 f"{user_id}\t{id_at(moment)}\t{items}\t{cents // 100}.{cents % 100:02}\t{status}\t"
-                f"{addresses[chance() > HOME]}\t{moment}\n"
+                f"{addresses[chance() > FIRST_ADDRESS_SHARE]}\t{moment}\n"
             )
 
 
 class _Products:
-    """What the shop sells: each product has one name and one price."""
+    """The products of the shop; each has one name and one price."""
 
     def __init__(self) -> None:
         positions = []
@@ -150,13 +148,13 @@ class _Products:
             for quantity in range(1, len(QUANTITIES) + 1):
                 text = _escaped(exactjson.dumps(product | {"quantity": quantity}).decode())
                 positions.append((text, int(product["price"] * 100) * quantity))
-        # A product's sales fall with its rank, as they do in shops. Drawn beforehand, as often as it takes for a
-        # uniform choice to be the right one: four times as quick as `random.choices`.
+        # The sales of a product fall with its rank, as in real shops. The weighted choice is made in advance; then a
+        # uniform choice is enough for each order, which is four times as fast as `random.choices`.
         weights = [often / (rank + 10) for rank in range(PRODUCTS) for often in QUANTITIES]
         self._positions = source.random.choices(positions, weights, k=DRAWN)
 
-    def some(self) -> tuple[str, int]:
-        """Return positions of an order as JSON text for COPY, and their total in cents."""
+    def order_items(self) -> tuple[str, int]:
+        """Return the items of an order as JSON text for COPY, and their total in cents."""
         chance, positions = source.random.random, self._positions
         count = _COUNTS[int(chance() * 100)]
         chosen = [positions[int(chance() * DRAWN)] for _ in range(count)]
@@ -164,10 +162,10 @@ class _Products:
 
 
 class _Shares:
-    """How many of all orders each user has placed: a few many, and most a few."""
+    """Distributes the orders over the users: a few have many, most have a few."""
 
     def __init__(self, users: int, orders: int) -> None:
-        # Whole numbers, so that the shares come to the sum exactly; always the same ones.
+        # Integers, so that the shares add up exactly. The fixed seed always gives the same weights.
         drawn = random.Random(PATTERN)  # noqa: S311 - not for secrets
         weights = [int(1000 * drawn.paretovariate(1.5)) for _ in range(PATTERN)]
         most = weights.index(max(weights))
@@ -176,9 +174,9 @@ class _Shares:
         self._orders, self._whole = orders, self._weight_before(users)
 
     def of(self, index: int) -> int:
-        """Return the share of a user, counted from 0."""
-        first, behind = (self._weight_before(number) * self._orders // self._whole for number in (index, index + 1))
-        return behind - first
+        """Return the number of orders of a user, whose index starts at 0."""
+        first, after_last = (self._weight_before(number) * self._orders // self._whole for number in (index, index + 1))
+        return after_last - first
 
     def _weight_before(self, index: int) -> int:
         patterns, rest = divmod(index, PATTERN)
@@ -186,7 +184,7 @@ class _Shares:
 
 
 def _batch(users: list[str], orders: list[str]) -> Batch:
-    """Return what has been made, and begin anew."""
+    """Return the collected rows as a batch, and clear the lists."""
     batch = Batch("".join(users).encode(), "".join(orders).encode(), len(users), len(orders))
     users.clear()
     orders.clear()
@@ -194,7 +192,7 @@ def _batch(users: list[str], orders: list[str]) -> Batch:
 
 
 def _status(age: float) -> str:
-    """Return the status of an order of so many seconds."""
+    """Return a random status for an order of this age, in seconds."""
     statuses = next(statuses for limit, statuses in _STATUSES if age <= limit)
     return statuses[int(source.random.random() * 100)]
 
@@ -204,14 +202,14 @@ def _row(*values: Any) -> str:
 
 
 def _escaped(text: str) -> str:
-    r"""Return `text` as COPY reads it: a backslash, and what ends a value or a row, behind a backslash."""
+    r"""Escape the characters of `text` that have a meaning for COPY."""
     return text.replace("\\", "\\\\").replace("\t", "\\t").replace("\n", "\\n").replace("\r", "\\r")
 
 
 def _hundred(values: Iterable[T], shares: Iterable[int]) -> list[T]:
-    """Return each value as many times in a hundred as its share says."""
+    """Return a list of a hundred values in which each has its share, in percent."""
     return [value for value, share in zip(values, shares, strict=True) for _ in range(share)]
 
 
-_COUNTS = _hundred(range(1, len(POSITIONS) + 1), POSITIONS)
+_COUNTS = _hundred(range(1, len(ITEM_COUNTS) + 1), ITEM_COUNTS)
 _STATUSES = [(limit.total_seconds(), _hundred(STATUSES, shares)) for limit, shares in STATUS_BY_AGE]

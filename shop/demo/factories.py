@@ -1,8 +1,8 @@
-"""Factories of believable users and orders, for the tests and the demo data (extra ``demo``).
+"""Factories of realistic users and orders, for the tests and the demo data (extra ``demo``).
 
-Every value comes from one seed, so a run can be repeated exactly; a counter makes e-mail addresses unique, and ids
-sort by creation time like the service's own. `build` returns a model instance, `create` also inserts it, `body`
-returns what a client would send to have the service make one.
+All values come from one seed, so a run can be repeated exactly. A counter makes e-mail addresses unique, and ids sort
+by creation time like those of the service. `build` returns a model instance, `create` also inserts it, and `body`
+returns the request body with which a client would create it.
 
     UserFactory.create("staff", name="Ada Lovelace")
     OrderFactory.create("shipped", user=ada)
@@ -26,11 +26,11 @@ from shop.domain.models import Order, User
 from shop.ids import email_key
 from shop.security.passwords import Passwords
 
-# Everybody's password in tests and demos, secret to nobody.
+# The password of all users in tests and demos. It is public.
 PASSWORD = "correct horse battery staple"  # noqa: S105
 LATEST = datetime(2026, 1, 1, tzinfo=UTC)
 YEAR = timedelta(days=365)
-# Rows of one INSERT; longer texts are no faster.
+# Rows of one INSERT; more are not faster.
 ROWS_AT_ONCE = 1000
 
 M = TypeVar("M", bound=Model)
@@ -38,7 +38,7 @@ Values = dict[str, Any]
 
 
 class Source:
-    """Where the factories' values come from: equal seeds give equal values in equal order."""
+    """The random values of the factories: equal seeds give equal values in equal order."""
 
     def __init__(self) -> None:
         self.person = Person(Locale.EN)
@@ -47,14 +47,14 @@ class Source:
         self.reseed("0")
 
     def reseed(self, seed: str, *, latest: datetime = LATEST, used: int = 0) -> None:
-        """Begin again from `seed`.
+        """Start again with `seed`.
 
         Args:
-            seed: What all values follow from.
-            latest: Everything happens within the year before it.
-            used: The last number that is used up.
+            seed: The seed of all values.
+            latest: The end of the year in which everything happens.
+            used: The last number that is taken.
         """
-        # Not for secrets: the whole point is that it can be repeated.
+        # Not for secrets: it has to be repeatable.
         self.random = random.Random(seed)  # noqa: S311
         for provider in (self.person, self.address, self.food):
             provider.reseed(seed)
@@ -75,14 +75,14 @@ class Source:
         return uuid.UUID(self.id_text_at(moment))
 
     def id_text_at(self, moment: datetime) -> str:
-        """Return what `id_at` does, as text: several times as quick."""
+        """Return the same as `id_at`, as text, which is several times as fast."""
         time = f"{int(moment.timestamp() * 1000):012x}"
         chance = f"{self.random.getrandbits(74):019x}"
         variant = "89ab"[int(chance[0], 16) & 3]
         return f"{time[:8]}-{time[8:]}-7{chance[1:4]}-{variant}{chance[4:7]}-{chance[7:]}"
 
     def product(self) -> str:
-        """Return the name of something that a grocer sells."""
+        """Return the name of a product of a grocer."""
         kinds = (self.food.fruit, self.food.vegetable, self.food.drink, self.food.spices)
         return self.random.choice(kinds)()
 
@@ -97,7 +97,7 @@ source = Source()
 class Factory(Generic[M]):
     """Makes instances of one model.
 
-    A trait is a named variation: the values it sets stand between the defaults and what the caller gives.
+    A trait is a named set of values. It overrides the defaults, and the caller's values override it.
     """
 
     model: ClassVar[type[Model]]
@@ -113,8 +113,8 @@ class Factory(Generic[M]):
         """Return an instance that is not in the database.
 
         Args:
-            traits: Names of traits, later ones winning.
-            overrides: Column values, which win over everything.
+            traits: Names of traits; later ones override earlier ones.
+            overrides: Column values, which override everything.
 
         Raises:
             ValueError: There is no such trait.
@@ -124,7 +124,7 @@ class Factory(Generic[M]):
         if unknown:
             raise ValueError(f"{cls.__name__} has no trait {sorted(unknown)}; it has {sorted(cls.traits)}")
         values = cls.defaults()
-        # Peewee would set any attribute, and `emial=` would pass without effect.
+        # Peewee sets any attribute, so a typo such as `emial=` would have no effect.
         unknown = set(overrides) - values.keys() - cls.model._meta.fields.keys()
         if unknown:
             raise TypeError(f"{cls.__name__} has no value {sorted(unknown)}; it has {sorted(cls.model._meta.fields)}")
@@ -139,7 +139,7 @@ class Factory(Generic[M]):
 
     @classmethod
     def create_batch(cls, count: int, *traits: str, **overrides: Any) -> list[M]:
-        """Return `count` instances, all of them in the database or none."""
+        """Insert `count` instances in one transaction, and return them."""
         instances = [cls.build(*traits, **overrides) for _ in range(count)]
         with cls.model._meta.database.atomic() if count > ROWS_AT_ONCE else nullcontext():
             cls.model.bulk_create(instances, ROWS_AT_ONCE)
@@ -152,7 +152,7 @@ class Factory(Generic[M]):
 
 
 class UserFactory(Factory[User]):
-    """Users, each with the attribute `password`: what its owner would log in with."""
+    """Users, each with an attribute `password` for logging in."""
 
     model = User
     traits: ClassVar[Mapping[str, Callable[[], Values]]] = {"staff": lambda: {"role": "staff"}}
@@ -175,13 +175,13 @@ class UserFactory(Factory[User]):
         password = values.pop("password")
         values.setdefault("email_key", email_key(values["email"]))
         user = super()._instance({"password_hash": _quick_hash(password), **values})
-        # Not a column: what the owner knows and the database does not.
+        # Not a column; tests log in with it.
         user.password = password  # type: ignore[attr-defined]
         return user
 
 
 class OrderFactory(Factory[Order]):
-    """Orders. `user` may be given; without it a new user is created by `create` and built by `build`."""
+    """Orders. Without `user`, `create` creates a new user, and `build` builds one."""
 
     model = Order
     traits: ClassVar[Mapping[str, Callable[[], Values]]] = {
@@ -215,12 +215,12 @@ class OrderFactory(Factory[Order]):
 
     @classmethod
     def items(cls, count: int) -> list[Values]:
-        """Return `count` positions."""
+        """Return `count` line items."""
         return [cls.item() for _ in range(count)]
 
     @classmethod
     def item(cls, **overrides: Any) -> Values:
-        """Return a position of an order, in the API's words."""
+        """Return a line item, as in the API."""
         return {
             "productId": f"sku-{source.random.randint(1, 99999):05}",
             "name": source.product(),
@@ -230,7 +230,7 @@ class OrderFactory(Factory[Order]):
 
     @classmethod
     def shipping_address(cls) -> Values:
-        """Return an address, in the API's words."""
+        """Return an address, as in the API."""
         return {
             "street": source.address.address(),
             "city": source.address.city(),
@@ -254,5 +254,5 @@ class OrderFactory(Factory[Order]):
 
 @cache
 def _quick_hash(password: str) -> str:
-    """Hash with the cheapest parameters: the service verifies it, and replaces it at the first log-in."""
+    """Hash with the cheapest parameters; the service replaces the hash at the first login."""
     return Passwords(time_cost=1, memory_cost=8, parallelism=1, slots=1).hash(password)

@@ -19,6 +19,6 @@ class BatchTest(ApiTestCase):
             users = UserFactory.create_batch(25)
         self.assertEqual({str(user.id) for user in users}, {str(user.id) for user in User.select()})
 
-    def test_no_statement_of_a_batch_has_more_parameters_than_the_protocol_allows(self):
+    def test_no_statement_of_a_batch_has_more_parameters_than_allowed(self):
         for model in (User, factories.Order):
             self.assertLess(factories.ROWS_AT_ONCE * len(model._meta.fields), LARGEST_STATEMENT)

@@ -50,7 +50,7 @@ class HashingTest(CommittedApiTestCase):
         finally:
             database.close()
 
-    def test_one_more_is_refused_before_it_costs_anything_and_the_first_succeeds(self):
+    def test_login_beyond_the_limit_is_a_503_without_any_statement(self):
         with self.assertQueries(0):
             refused = self.log_in()
         self.assertProblem(refused, 503, "SERVICE_UNAVAILABLE", "Too many logins and registrations at the moment")

@@ -265,7 +265,7 @@ class MigratingTest(TestCase):
             cursor.execute("SELECT pg_advisory_xact_lock(%s)", (migrations.LOCK_KEY,))
             self.assertEqual([], migrations.migrate(impatient(url)))
 
-    def test_an_index_made_concurrently_does_not_wait_for_the_run_that_makes_it(self):
+    def test_concurrent_index_does_not_wait_for_its_own_migration(self):
         # It waits for every transaction that looks at an earlier state of the database, whoever's it is.
         url = empty("concurrently").url
         with tempfile.TemporaryDirectory() as directory:
@@ -278,7 +278,7 @@ class MigratingTest(TestCase):
             with mock.patch.object(migrations, "DIRECTORY", Path(directory)):
                 self.assertEqual(["0001_table", "0002_index"], migrations.migrate(impatient(url)))
 
-    def test_a_run_that_takes_longer_than_the_server_leaves_transactions_idle_is_not_ended(self):
+    def test_long_migration_survives_the_idle_transaction_timeout(self):
         url = impatient(empty("long").url, "idle_in_transaction_session_timeout=50ms")
         with tempfile.TemporaryDirectory() as directory:
             Path(directory, "0001_long.py").write_text("def up(m, db):\n    db.execute_sql('SELECT pg_sleep(0.5)')\n")

@@ -109,7 +109,7 @@ class LostTest(CommittedApiTestCase):
             database.execute_sql("DISCARD ALL")
         self.assertEqual(2, Order.select().count())
 
-    def test_inside_a_transaction_the_statement_fails_and_the_next_one_does_not(self):
+    def test_in_a_transaction_only_the_outdated_statement_fails(self):
         database.row(ECHO, text="tea")
         with self.assertRaisesRegex(Error, "does not exist"), database.atomic():
             database.execute_sql("DEALLOCATE ALL")

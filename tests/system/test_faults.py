@@ -191,7 +191,7 @@ class FullTest(FaultTestCase):
     # Three of them are kept for superusers.
     options: ClassVar[dict[str, str]] = {"max_connections": "9"}
 
-    def test_with_more_threads_than_connections_it_serves_what_it_can_and_refuses_the_rest(self):
+    def test_with_fewer_connections_than_threads_the_rest_gets_503(self):
         with self.load() as load:
             load.until_served(100)
         self.assertAllTold(load.outcomes)
@@ -297,7 +297,7 @@ class EachStatementTest(CommittedApiTestCase):
                 with self.subTest(name, statement=number), self.ending(at=number, when="_run"):
                     self.assertNotEqual(503, send().status_int)
 
-    def test_at_the_statement_a_read_is_sent_again_and_a_write_is_a_503_that_may_be_sent_again(self):
+    def test_connection_lost_in_a_statement_retries_reads_only(self):
         refused = set()
         for name, send in self.requests():
             for number in range(self.statements_of(send)):
@@ -384,7 +384,7 @@ class InTheWayTest(unittest.TestCase):
                 self.assertEqual(1, len(done.result()))
         self.assertEqual(["40P01", None], sent(failures))
 
-    def test_a_statement_that_cannot_be_serialized_is_sent_again_but_not_for_ever(self):
+    def test_serialization_failure_is_retried_a_limited_number_of_times(self):
         self.database.execute("CREATE SEQUENCE IF NOT EXISTS tried; ALTER SEQUENCE tried RESTART")
         self.database.execute("GRANT ALL ON SEQUENCE tried TO shop")
         failing = """

@@ -182,7 +182,7 @@ class RowsTest(SeedTestCase):
         self.seed(*options[:-1], "another", "--reset", "--yes")
         self.assertNotEqual(first[0][0], everything()[0][0])
 
-    def test_the_order_of_rows_that_were_there_and_their_addresses_do_not_matter(self):
+    def test_order_and_addresses_of_existing_rows_do_not_matter(self):
         # The highest number is what counts, however the address is spelled and however many accounts there are.
         UserFactory.create(email="Someone.41@Example.com")
         printed = self.seed("--users", "1", "--orders", "0")
@@ -288,7 +288,7 @@ class CommandTest(SeedTestCase):
             with self.subTest(arguments):
                 self.assertRefused(sentence, run(*arguments))
 
-    def test_what_will_be_refused_anyway_is_refused_before_packages_are_installed(self):
+    def test_invalid_options_are_rejected_before_packages_are_installed(self):
         # Without its site-packages this Python has none of the packages, and there is no virtual environment to make.
         folder = Path(self.enterContext(tempfile.TemporaryDirectory()))
         script = shutil.copy(SCRIPT, folder)
@@ -307,7 +307,7 @@ class CommandTest(SeedTestCase):
                 self.assertRegex(ended.stderr, rf"\A(seed_demo: )?{sentence}\n\Z")
 
     @unittest.skipUnless(Path(sys.prefix) == ROOT / ".venv", "elsewhere it would make the project's environment first")
-    def test_a_python_without_the_packages_goes_on_in_the_project_s_environment(self):
+    def test_python_without_the_packages_uses_the_virtual_environment(self):
         ended = finished(start("--help", python=(sys._base_executable, "-S")))
         self.assertEqual((0, ""), (ended.returncode, ended.stderr))
         self.assertIn("--orders M", ended.stdout)

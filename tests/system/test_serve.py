@@ -228,7 +228,7 @@ class LifeOfADataHomeTest(ServeTestCase):
 
 
 class CrashTest(ServeTestCase):
-    def test_after_kill_9_of_everything_each_acknowledged_order_is_there_exactly_once(self) -> None:
+    def test_after_kill_9_each_acknowledged_order_exists_exactly_once(self) -> None:
         home = self.home()
         shop = self.shop(home).start()
         with Stream(shop) as stream:
@@ -241,7 +241,7 @@ class CrashTest(ServeTestCase):
         self.assertEqual([], [street for street, times in stored.items() if times > 1])
         self.assertEqual(set(), set(stream.acknowledged) - set(stored))
 
-    def test_after_kill_9_of_the_server_alone_the_rest_ends_and_the_next_start_works(self) -> None:
+    def test_after_kill_9_of_the_server_workers_end_and_a_restart_works(self) -> None:
         home = self.home()
         shop = self.shop(home).start()
         with Stream(shop) as stream:

@@ -39,7 +39,7 @@ class StopTestCase(unittest.TestCase):
 class DrainTest(StopTestCase):
     """From the signal to the end."""
 
-    def test_it_says_that_it_is_not_ready_and_sends_clients_away_before_it_stops(self) -> None:
+    def test_before_it_stops_it_is_not_ready_and_closes_connections(self) -> None:
         shop = self.shop(SHOP_DRAIN_SECONDS=str(DRAIN))
         with Connection(shop.url) as kept, Connection(shop.url) as probe:
             self.assertIsNone(kept.get("/livez").headers["Connection"])
@@ -88,7 +88,7 @@ class RollingRestartTest(StopTestCase):
 class DyingWorkersTest(StopTestCase):
     """Workers that are killed faster than it is any use to replace them."""
 
-    def test_when_its_workers_die_again_and_again_it_ends_with_a_sentence_and_status_1(self) -> None:
+    def test_if_workers_die_repeatedly_it_stops_with_status_1(self) -> None:
         shop = self.shop()
         family = shop.family()
         known: set[int] = set()

@@ -177,7 +177,7 @@ class WireTest(LiveServerTestCase):
         self.assertEqual((400, "MALFORMED_JSON"), (answer.status, answer.json["code"]))
         self.assertIn("not UTF-8 at byte", answer.json["error"])
 
-    def test_an_answer_that_comes_before_its_body_is_read_leaves_the_connection_good(self):
+    def test_response_before_the_body_is_read_keeps_the_connection(self):
         user_id = self.log_in_anew()
         for body in (b" " * 100, b" " * 40_000):
             for method, path in (

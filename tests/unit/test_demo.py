@@ -21,19 +21,19 @@ def rows(**overrides):
 class DatasetTest(unittest.TestCase):
     """Rows as they go to PostgreSQL."""
 
-    def test_there_are_as_many_as_were_asked_for_in_batches_of_any_size(self):
+    def test_batches_of_any_size_have_the_requested_rows(self):
         whole = rows()
         self.assertEqual([7, 80], [len(table) for table in whole])
         for size in (1, 3, 80):
             with self.subTest(size=size), mock.patch.object(demo, "BATCH", size):
                 self.assertEqual(whole, rows())
 
-    def test_any_numbers_go_together(self):
+    def test_any_numbers_of_users_and_orders_are_valid(self):
         for users, orders in ((1, 0), (1, 9), (2, 1), (250, 99)):
             with self.subTest(users=users, orders=orders):
                 self.assertEqual([users, orders], [len(table) for table in rows(users=users, orders=orders)])
 
-    def test_the_first_of_a_hundred_has_the_most_orders_and_the_second_is_staff(self):
+    def test_first_user_has_the_most_orders_and_the_second_is_staff(self):
         dataset = Dataset(users=demo.PATTERN, orders=3000, seed="unit", until=UNTIL, used=0, password_hash="hash")
         batches = list(dataset.batches())
         self.assertEqual(["customer", "staff", "customer"], [account.role for account in dataset.accounts])
@@ -42,7 +42,7 @@ class DatasetTest(unittest.TestCase):
         self.assertEqual(max(map(owners.count, set(owners))), owners.count(first))
         self.assertEqual(dataset.accounts[0].orders, owners.count(first))
 
-    def test_what_was_there_before_changes_every_id_and_address(self):
+    def test_existing_rows_change_every_new_id_and_address(self):
         # Id, name, address and its key; owner and id.
         for table, later, columns in zip(rows(), rows(used=7), ((0, 1, 2, 3), (0, 1)), strict=True):
             for column in columns:
@@ -53,5 +53,5 @@ class DatasetTest(unittest.TestCase):
         self.assertEqual({len(USER_COLUMNS)}, {len(row) for row in users})
         self.assertEqual({len(ORDER_COLUMNS)}, {len(row) for row in orders})
 
-    def test_what_would_end_a_value_is_escaped(self):
+    def test_tabs_newlines_and_backslashes_are_escaped(self):
         self.assertEqual("a\\\\b\\tc\\nd\\re", demo._escaped("a\\b\tc\nd\re"))

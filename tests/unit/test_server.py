@@ -15,7 +15,7 @@ class SavedKeyTest(unittest.TestCase):
     def setUp(self):
         self.path = Path(self.enterContext(tempfile.TemporaryDirectory())) / "secret-key"
 
-    def test_of_two_processes_that_make_a_key_at_once_both_use_the_same(self):
+    def test_if_two_processes_generate_a_key_both_use_the_same(self):
         theirs = "t" * 64
 
         def the_other_is_quicker(_bytes):
@@ -42,7 +42,7 @@ class SavedKeyTest(unittest.TestCase):
 
 
 class SignalTest(unittest.TestCase):
-    def test_a_terminal_that_closes_stops_the_service_unless_nohup_was_asked_for(self):
+    def test_closed_terminal_stops_the_service_except_under_nohup(self):
         for handler, stops in ((signal.SIG_DFL, True), (signal.SIG_IGN, False)):
             before = signal.signal(signal.SIGHUP, handler)
             try:

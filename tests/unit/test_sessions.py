@@ -69,7 +69,7 @@ class SessionPoolTest(unittest.TestCase):
         self.assertTrue(session.is_lost)
         self.assertIsNot(session, self.pool.take())
 
-    def test_a_lost_session_takes_others_along_that_the_server_has_ended(self):
+    def test_lost_session_drops_all_that_the_server_has_closed(self):
         lost, ended, sound = self.take(3)
         self.give(sound, ended)
         ended.connection.servers.close()
@@ -78,7 +78,7 @@ class SessionPoolTest(unittest.TestCase):
         self.assertTrue(ended.is_lost)
         self.assertIs(sound, self.pool.take())
 
-    def test_a_write_passes_over_a_session_that_the_server_has_ended(self):
+    def test_write_skips_a_session_that_the_server_has_closed(self):
         for check_alive, expected in ((False, True), (True, False)):
             with self.subTest(check_alive=check_alive):
                 (session,) = self.take(1)
@@ -91,7 +91,7 @@ class SessionPoolTest(unittest.TestCase):
         self.give(session)
         self.assertIsNot(session, self.pool.take(fresh=True))
 
-    def test_a_closed_pool_keeps_nothing_that_is_given_back(self):
+    def test_closed_pool_closes_sessions_that_are_given_back(self):
         idle, used = self.take(2)
         self.give(idle)
         self.pool.close()

@@ -51,7 +51,7 @@ class TokensTest(unittest.TestCase):
     def test_a_token_of_an_instance_whose_clock_is_ahead_verifies(self):
         self.assertEqual(ADA, tokens().verify(tokens(age=timedelta(seconds=-30)).issue(ADA)))
 
-    def test_what_is_not_a_token_of_ours_is_refused(self):
+    def test_token_that_is_not_ours_is_rejected(self):
         claims = {
             "sub": ADA.user_id,
             "role": "staff",
@@ -212,7 +212,7 @@ class RememberedTest(unittest.TestCase):
         self.now += timedelta(seconds=3600)
         self.assertIsNone(self.tokens.recall(token))
 
-    def test_a_change_to_a_remembered_token_is_seen(self):
+    def test_changed_copy_of_a_cached_token_is_rejected(self):
         token = self.tokens.issue(ADA)
         self.tokens.verify(token)
         for changed in (token[:-1], token + "A", token[:-2] + ("AA" if token[-2:] != "AA" else "BB"), token.upper()):

@@ -103,7 +103,7 @@ class ComposeTest(ImageTestCase):
                 self.assertNotEqual(0, refused.returncode)
                 self.assertIn(f"set {name} ", refused.stdout)
 
-    def test_only_the_front_is_reached_from_outside_and_from_this_machine_alone(self):
+    def test_only_the_front_is_reachable_and_only_from_this_machine(self):
         containers = docker("ps", "--quiet", "--filter", f"label=com.docker.compose.project={RUN}").split()
         published = [
             ports for each in containers for ports in inspect(each, ".NetworkSettings.Ports").values() if ports

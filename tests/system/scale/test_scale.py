@@ -300,7 +300,7 @@ class MigrationTest(ScaleTestCase):
         self.assertExactlyOnce(load, self.url)
         note("migration", "a column and an index, under load", f"{took:.2f} s, 0 requests refused")
 
-    def test_with_a_lock_timeout_it_gives_up_before_requests_that_queue_behind_it_do(self) -> None:
+    def test_with_a_lock_timeout_it_fails_before_the_queued_requests(self) -> None:
         self.more_migrations(m0103_blocked="def up(migrator, db):\n    db.execute_sql('LOCK TABLE orders')\n")
         with closing(psycopg2.connect(self.url)) as reader, reader.cursor() as cursor:
             cursor.execute("SELECT count(*) FROM orders")  # and the transaction goes on
