@@ -9,16 +9,19 @@ import copy
 import os
 import random
 import sys
+import tempfile
 import unittest
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from tests import binding
 from tests.harness import driver, statements
 from tests.harness.client import ApiClient, forget_exchange, last_exchange
+from tests.harness.findings import findings
 from tests.harness.guard import Guard, check_outside, watch
 from tests.harness.live import Connection, LiveServer, free_port
 from tests.harness.order import order_options
@@ -67,6 +70,12 @@ class KitTestCase(unittest.TestCase):
         super().setUp()
         # Each test has a seed of its own, so that it gets the same values alone and in the whole run.
         binding.factories().reseed(f"{run_seed()} {self.id()}")
+
+    def directory(self) -> Path:
+        """Return a new temporary directory, which is removed when the test ends. The report counts the files in it."""
+        made = Path(self.enterContext(tempfile.TemporaryDirectory()))
+        self.addCleanup(lambda: findings.files.update(path.suffix or "others" for path in made.iterdir()))
+        return made
 
     def run(self, result: unittest.TestResult | None = None) -> unittest.TestResult | None:
         """Run the test, as unittest does; also after Ctrl-C, which unittest lets skip all cleanups."""

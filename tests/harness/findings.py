@@ -28,6 +28,8 @@ class Findings:
         raced: The ids of the operations of which a test sent several requests at the same moment.
         access: What each caller of the access matrix got: by operation ("GET /orders/{order_id}") and caller.
         sandboxes: How many sandboxes were entered.
+        received: How the receivers of `tests.harness.receiver` answered, and how often.
+        files: How many files tests left in the directories of `KitTestCase.directory`, by the ending of their names.
         statements: How many statements the service sent to its database, in the processes of the tests.
         seconds: Time spent, by phase (``tests`` or ``fixtures``) and by what it was spent on; each second once.
     """
@@ -35,6 +37,8 @@ class Findings:
     answers: Counter[Answer] = field(default_factory=Counter)
     raced: set[str] = field(default_factory=set)
     access: dict[tuple[str, str], str] = field(default_factory=dict)
+    received: Counter[str] = field(default_factory=Counter)
+    files: Counter[str] = field(default_factory=Counter)
     sandboxes: int = 0
     statements: int = 0
     seconds: Counter[tuple[str, str]] = field(default_factory=Counter)
@@ -48,6 +52,8 @@ class Findings:
         self.answers += others.answers
         self.raced |= others.raced
         self.access |= others.access
+        self.received += others.received
+        self.files += others.files
         self.sandboxes += others.sandboxes
         self.statements += others.statements
         self.seconds += others.seconds

@@ -16,6 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any, Self
 
+from tests.harness.findings import findings
 from tests.harness.live import LIMIT, until
 
 # How often the server looks whether it is to stop, in seconds.
@@ -111,7 +112,9 @@ class Receiver:
             response = self._script.popleft()
         except IndexError:
             response = self.usual
-        return response(received) if callable(response) else response
+        response = response(received) if callable(response) else response
+        findings.received[str(response)] += 1
+        return response
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
         receiver = self

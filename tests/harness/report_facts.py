@@ -207,6 +207,13 @@ def _scope(facts: Mapping[str, Any], findings: Findings) -> Iterator[tuple[str, 
         yield "Authentication", f"{operations} operations were tried by each kind of caller: {callers}."
     if findings.raced:
         yield "Races", f"Concurrent requests with real commits: {', '.join(sorted(findings.raced))}."
+    if findings.received:
+        ways = ", ".join(sorted(findings.received))
+        sent = f"The application sent {findings.received.total():,} requests to receivers on loopback"
+        yield "External services", f"{sent}, which answered: {ways}."
+    if findings.files:
+        kinds = ", ".join(f"{number:,} {ending}" for ending, number in sorted(findings.files.items()))
+        yield "Written files", f"Files in temporary directories: {kinds}."
     if code:
         whole = sum(not file["missing"] for file in code["files"])
         yield "Files", f"{len(code['files'])} files of {binding.PACKAGE}/, {whole} of them completely covered."

@@ -5,10 +5,8 @@ import io
 import json
 import os
 import stat
-import tempfile
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from pathlib import Path
 from unittest import mock
 
 from shop.demo.factories import OrderFactory, UserFactory
@@ -29,8 +27,8 @@ class ExportTestCase(ApiTestCase):
 
     def setUp(self):
         super().setUp()
-        self.directory = Path(self.enterContext(tempfile.TemporaryDirectory()))
-        self.target = self.directory / "orders"
+        self.folder = self.directory()
+        self.target = self.folder / "orders.csv"
 
     def export(self, selection=EVERYTHING, format_="csv"):
         """Export to the target and return its text."""
@@ -140,7 +138,7 @@ class FileTest(ExportTestCase):
 
     def assertLeft(self, *names):
         """Fail unless the directory has exactly these files."""
-        self.assertEqual(sorted(names), sorted(os.listdir(self.directory)))
+        self.assertEqual(sorted(names), sorted(os.listdir(self.folder)))
 
     def failing(self):
         """Return a patch that makes the second batch fail."""
@@ -151,7 +149,7 @@ class FileTest(ExportTestCase):
         OrderFactory.create()
         self.assertNotIn("old", self.export())
         self.assertEqual(0o600, stat.S_IMODE(self.target.stat().st_mode))
-        self.assertLeft("orders")
+        self.assertLeft("orders.csv")
 
     def test_a_failure_leaves_no_file(self):
         OrderFactory.create_batch(2)
@@ -164,22 +162,22 @@ class FileTest(ExportTestCase):
         OrderFactory.create_batch(2)
         with self.failing(), self.assertRaises(CannotWrite):
             self.export(format_="jsonl")
-        self.assertLeft("orders")
+        self.assertLeft("orders.csv")
         self.assertEqual("old", self.target.read_text())
 
     def test_a_link_stays_a_link(self):
-        (self.directory / "link").symlink_to(self.target)
-        export_orders(EVERYTHING, format_="csv", target=str(self.directory / "link"))
-        self.assertTrue((self.directory / "link").is_symlink())
+        (self.folder / "link").symlink_to(self.target)
+        export_orders(EVERYTHING, format_="csv", target=str(self.folder / "link"))
+        self.assertTrue((self.folder / "link").is_symlink())
         self.assertTrue(self.target.exists())
 
     def test_what_is_no_file_is_refused(self):
         os.mkfifo(self.target)
         for target, reason in (
             (self.target, "it is not a regular file"),
-            (self.directory, "it is not a regular file"),
-            (self.directory / "missing" / "orders", "No such file or directory"),
+            (self.folder, "it is not a regular file"),
+            (self.folder / "missing" / "orders", "No such file or directory"),
         ):
             with self.subTest(target), self.assertRaisesRegex(CannotWrite, reason):
                 export_orders(EVERYTHING, format_="csv", target=str(target))
-        self.assertLeft("orders")
+        self.assertLeft("orders.csv")

@@ -165,7 +165,13 @@ class FactsTest(unittest.TestCase):
     def setUp(self) -> None:
         seen = Counter({("getUser", 200, None): 3})
         self.findings = Findings(
-            answers=seen, raced={"logIn"}, access={("GET /livez", "owner"): "200"}, statements=2, sandboxes=4
+            answers=seen,
+            raced={"logIn"},
+            received=Counter({"200": 2, "slow": 1}),
+            files=Counter({".csv": 3}),
+            access={("GET /livez", "owner"): "200"},
+            statements=2,
+            sandboxes=4,
         )
 
     def test_a_gap_of_each_kind_is_a_shortfall_and_a_recommendation(self):
@@ -189,6 +195,12 @@ class FactsTest(unittest.TestCase):
         self.assertIn('<td class="good">3</td>', pages["report.html"])
         self.assertIn('<td class="bad">0</td>', pages["report.html"])
         self.assertIn("| getUser | 1 of ", pages["report.md"])
+
+    def test_the_scope_names_receivers_and_written_files(self):
+        scope = facts_of(self.findings, None)["scope"]
+        sent = "The application sent 3 requests to receivers on loopback, which answered: 200, slow."
+        self.assertEqual(sent, scope["External services"])
+        self.assertEqual("Files in temporary directories: 3 .csv.", scope["Written files"])
 
     def test_a_partial_run_is_labelled_and_its_gaps_are_neutral(self):
         page = report_pages.render(facts_of(self.findings, None))["report.html"]

@@ -1,17 +1,25 @@
 """What the tests of webhooks have in common: a clock that a test moves, a receiver, and a deliverer."""
 
+import subprocess
+import sys
+import tempfile
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 from shop.demo.factories import OrderFactory, UserFactory
 from shop.domain import webhooks
+from shop.domain.models import WebhookDelivery
 from shop.webhooks.deliverer import Deliverer
 from shop.webhooks.sender import Sender
+from tests.harness.live import LIMIT, ROOT
 from tests.harness.receiver import Received, Receiver
 from tests.support.cases import CommittedApiTestCase, make_client
+from tests.support.live import inherited
 
 # Long enough for a test that waits for days by its own clock.
 TOKEN_TTL = 10_000_000
+ALLOWED = {"SHOP_WEBHOOK_ALLOW_HTTP": "1", "SHOP_WEBHOOK_ALLOW_PRIVATE": "1"}
 
 
 class Clock:
@@ -46,6 +54,58 @@ def sequences(requests: list[Received]) -> dict[str, list[str]]:
             data = request.json["data"]
             found.setdefault(data["orderId"], []).append(data["status"])
     return found
+
+
+class Deliver:
+    """The process `shop deliver` on a database, for the duration of a block; it may send to loopback.
+
+    Args:
+        url: The database.
+        environment: Further `SHOP_*` variables.
+
+    Attributes:
+        process: The process.
+        log: What it wrote to stderr, once it has ended.
+    """
+
+    def __init__(self, url: str, **environment: str) -> None:
+        settings = {"SHOP_DATABASE_URL": str(url), "SHOP_LOG_FORMAT": "json"}
+        self.log = ""
+        # Not a pipe: a full one would stop the process.
+        self._stderr = tempfile.TemporaryFile("w+")  # noqa: SIM115 - `stop` closes it.
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "shop", "deliver"],
+            env=inherited() | ALLOWED | settings | environment,
+            cwd=ROOT,
+            stderr=self._stderr,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Stop it if it still runs, and keep its log."""
+        if self.process.poll() is None:
+            self.process.terminate()
+        self.process.wait(LIMIT)
+        if not self._stderr.closed:
+            self._stderr.seek(0)
+            self.log = self._stderr.read()
+            self._stderr.close()
+
+
+def deliver_the_rest() -> None:
+    """Deliver what is left, with a clock that is ahead of all claims and retries."""
+    clock = Clock()
+    clock.advance(days=3)
+    make_deliverer(clock).deliver_due()
+    if WebhookDelivery.select().count():
+        raise AssertionError("events are left that cannot be delivered")
 
 
 class WebhookTestCase(CommittedApiTestCase):

@@ -7,9 +7,7 @@ import pty
 import resource
 import subprocess
 import sys
-import tempfile
 import unittest
-from pathlib import Path
 
 from shop.demo.factories import OrderFactory, UserFactory
 from shop.domain.models import Order
@@ -31,8 +29,8 @@ class ExportCommandTest(CommittedApiTestCase):
 
     def setUp(self):
         super().setUp()
-        self.directory = Path(self.enterContext(tempfile.TemporaryDirectory()))
-        self.target = self.directory / "orders.csv"
+        self.folder = self.directory()
+        self.target = self.folder / "orders.csv"
 
     def start(self, *arguments, **options):
         """Start the command."""
@@ -53,7 +51,7 @@ class ExportCommandTest(CommittedApiTestCase):
         """Fail unless the command ends with this status and this sentence, and leaves no file."""
         found, _, stderr = self.run_export(*arguments, **options)
         self.assertEqual((status, f"shop: {sentence}\n"), (found, stderr))
-        self.assertEqual([], os.listdir(self.directory))
+        self.assertEqual([], os.listdir(self.folder))
 
     def test_orders_go_to_stdout_or_to_a_file(self):
         OrderFactory.create_batch(3)

@@ -1,4 +1,8 @@
-"""Kills processes at random moments under load. Afterwards each acknowledged order must be stored exactly once."""
+"""Kills processes at random moments under load, the one that delivers events too.
+
+Afterwards each acknowledged order must be stored exactly once, and a receiver must have got the events of all stored
+orders, and of no others.
+"""
 
 import random
 import secrets
@@ -11,15 +15,19 @@ from collections import defaultdict
 from itertools import pairwise
 
 from benchmark.plan import Plan, Report, figure, say
+from tests import binding
+from tests.binding import point_at
 from tests.harness.live import free_port, still_running, until
+from tests.harness.receiver import Receiver
 from tests.support.faults import FaultyDatabase, Load, orders_by_key
-from tests.support.live import LiveShop
+from tests.support.live import LiveShop, run_shop
+from tests.support.webhooks import ALLOWED, Deliver, deliver_the_rest, sequences
 
 CLIENTS = 4
 PAUSE = 0.01  # seconds from a response to the next request of the client
 # The shortest and the longest time from one kill to the next, in seconds.
 BETWEEN = (0.5, 4.0)
-VICTIMS = ("a worker", "the database", "the server", "everything")
+VICTIMS = ("a worker", "the deliverer", "the database", "the server", "everything")
 COLUMNS = ("killed with SIGKILL", "times", "median ms without an order", "most ms")
 
 
@@ -38,6 +46,7 @@ class Chaos:
         self._port = free_port()
         self._settings = {"SHOP_DATABASE_URL": database.url, "SHOP_SECRET_KEY": secrets.token_urlsafe(48)}
         self.shop = self._started()
+        self.deliver = Deliver(database.url)
 
     def _started(self) -> LiveShop:
         return LiveShop(port=self._port, environment=self._settings).start()
@@ -46,6 +55,8 @@ class Chaos:
         """Kill a victim, and start again what nothing else will."""
         if victim == "a worker":
             random.choice(self.shop.workers()).kill()
+        elif victim == "the deliverer":
+            self.deliver.process.kill()
         elif victim == "the server":
             family = self.shop.family()
             self.shop.terminate(signal.SIGKILL)
@@ -53,6 +64,7 @@ class Chaos:
         elif victim == "everything":
             self._database.main_process.kill()
             self.shop.kill_everything()
+            self.deliver.process.kill()
         if victim in ("the database", "everything"):
             self._database.kill()
             self._database.start()
@@ -63,6 +75,14 @@ class Chaos:
         if self.shop.process.poll() is not None:
             self.shop.close()
             self.shop = self._started()
+        if self.deliver.process.poll() is not None:
+            self.deliver.stop()
+            self.deliver = Deliver(self._database.url)
+
+    def close(self) -> None:
+        """Stop all."""
+        self.deliver.stop()
+        self.shop.close()
 
 
 def measure(plan: Plan) -> Report:
@@ -70,7 +90,8 @@ def measure(plan: Plan) -> Report:
     pause = threading.Event()
     strikes: list[tuple[str, float]] = []
     say(f"killing for {plan.length} seconds")
-    with FaultyDatabase() as database:
+    with FaultyDatabase() as database, Receiver() as receiver:
+        run_shop("webhooks", "add", receiver.url, SHOP_DATABASE_URL=database.url, **ALLOWED)
         chaos = Chaos(database)
         try:
             with Load(lambda: chaos.shop.url, clients=CLIENTS, pause=PAUSE) as load:
@@ -83,12 +104,23 @@ def measure(plan: Plan) -> Report:
                     chaos.strike(strikes[-1][0])
                 load.until_served(CLIENTS)
         finally:
-            chaos.shop.close()
+            chaos.close()
         # It recovers once more, without the service.
         database.stop()
         database.start()
         stored = orders_by_key(database.url)
-    return _report(plan, load, strikes, stored)
+        point_at(database.url)
+        deliver_the_rest()
+        events = {str(order_id) for (order_id,) in database.execute("SELECT id FROM orders")}
+        binding.database().close_all()
+        arrived = sequences(receiver.requests)
+    missing, invented = events - arrived.keys(), arrived.keys() - events
+    report = _report(plan, load, strikes, stored)
+    report.notes.append(
+        f"{len(receiver.requests)} webhooks of {len(arrived)} orders; {len(missing)} orders without one, "
+        f"{len(invented)} of orders that are not stored."
+    )
+    return report._replace(passed=report.passed and not (missing or invented))
 
 
 def _report(plan: Plan, load: Load, strikes: list[tuple[str, float]], stored: dict[str, int]) -> Report:
