@@ -136,7 +136,7 @@ class ContentTest(WebhookTestCase):
 class RetryTest(QuietTestCase):
     """Receivers that fail."""
 
-    def test_failed_attempts_are_repeated_after_growing_waits_and_then_the_event_is_kept(self):
+    def test_an_event_is_kept_as_failed_after_seven_attempts(self):
         self.receiver.usual = 500
         self.place()
         self.assertEqual(1, self.deliverer.deliver_due())
@@ -179,7 +179,7 @@ class RetryTest(QuietTestCase):
         with self.assertRaisesRegex(webhooks.WebhookRefused, "no delivery of the event .* has failed"):
             webhooks.replay(kept.event_id, now=self.clock())
 
-    def test_hang_up_redirect_and_timeout_are_repeated_and_no_redirect_is_followed(self):
+    def test_an_event_is_sent_again_after_a_hang_up_redirect_or_timeout(self):
         deliverer = make_deliverer(self.clock, timeout=0.3)
         for response in ("hang up", "redirect", "slow", 404):
             with self.subTest(response):
@@ -288,7 +288,7 @@ class OrderTest(QuietTestCase):
         self.assertEqual({key: ["confirmed", "shipped"] for key in ids}, sequences(self.receiver.requests))
         self.assertEqual(0, WebhookDelivery.select().count())
 
-    def test_an_hour_of_a_receiver_that_is_down_loses_nothing_and_keeps_the_order(self):
+    def test_events_arrive_in_order_after_a_receiver_was_down_for_an_hour(self):
         self.receiver.usual = "hang up"
         ids = []
         for _ in range(6):
@@ -319,7 +319,7 @@ class OrderTest(QuietTestCase):
         first, second = self.receiver.requests
         self.assertEqual((first.headers["webhook-id"], first.body), (second.headers["webhook-id"], second.body))
 
-    def test_a_deliverer_whose_claim_has_expired_does_not_undo_what_another_recorded(self):
+    def test_an_expired_claim_does_not_undo_what_another_deliverer_did(self):
         self.place()
 
         def be_slow(_received):

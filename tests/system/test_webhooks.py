@@ -8,6 +8,9 @@ deliverer whose clock is ahead.
 import os
 import re
 import signal
+import socket
+import subprocess
+import sys
 import tempfile
 import time
 import unittest
@@ -17,15 +20,24 @@ from unittest import mock
 from standardwebhooks import Webhook
 
 from shop.demo.factories import OrderFactory, UserFactory
+from shop.domain import webhooks
 from shop.domain.models import WebhookDelivery
 from shop.storage.database import database
-from tests.harness.live import LIMIT, Connection, free_port, still_running, until
+from tests.harness.live import LIMIT, ROOT, Connection, free_port, still_running, until
 from tests.harness.postgres import current_url, point_at, run_database_url, setUpModule, tearDownModule  # noqa: F401
 from tests.harness.receiver import Receiver
 from tests.support.cases import SECRET_KEY, CommittedApiTestCase
 from tests.support.faults import FaultyDatabase, Load, an_order, register
 from tests.support.live import LiveShop, run_shop
-from tests.support.webhooks import ALLOWED, Clock, Deliver, deliver_the_rest, make_deliverer, sequences
+from tests.support.webhooks import (
+    ALLOWED,
+    Clock,
+    Deliver,
+    WebhookTestCase,
+    deliver_the_rest,
+    make_deliverer,
+    sequences,
+)
 
 CHEAP = {"SHOP_ARGON2_TIME_COST": "1", "SHOP_ARGON2_MEMORY_COST": "8"}
 
@@ -74,6 +86,34 @@ class CommandTest(CommittedApiTestCase):
         (event_id,) = re.findall(rf"^(\S+)  \S+ \S+  order {order['id']}  endpoint \S+  7 attempts$", text, re.M)
         self.assertEqual((0, "the event is sent again to 1 endpoint\n"), self.run_command("replay", event_id))
         self.assertEqual((0, ""), self.run_command("failed"))
+
+
+class DocumentedReceiverTest(WebhookTestCase):
+    """The receiver of docs/webhooks.md, in a process of its own."""
+
+    def test_the_documented_receiver_prints_a_verified_event(self):
+        (program,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs/webhooks.md").read_text("utf-8"), re.DOTALL)
+        port = free_port()
+        url = f"http://127.0.0.1:{port}/"
+        _, secret = webhooks.add(url, ["order.placed"], allow_http=True, now=self.clock())
+        command = [sys.executable, "-c", program.replace("9000", str(port)), secret]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as receiver:
+            try:
+                until(lambda: _listens(port), "the receiver listens")
+                order_id = self.place()
+                self.deliverer.deliver_due()
+                self.assertIn(order_id, receiver.stdout.readline())
+            finally:
+                receiver.terminate()
+        self.assertEqual(0, WebhookDelivery.select().count(), "it was accepted")
+
+
+def _listens(port):
+    try:
+        socket.create_connection(("127.0.0.1", port), 1).close()
+    except OSError:
+        return False
+    return True
 
 
 class ServeTest(unittest.TestCase):
@@ -199,7 +239,7 @@ class FaultTest(unittest.TestCase):
             until(lambda: len(sequences(self.receiver.requests)) >= 30, "thirty orders have arrived")
         self.assertAllArrived(load)
 
-    def test_a_deliverer_ends_in_order_and_its_log_has_each_attempt_and_no_secret(self):
+    def test_the_log_has_each_attempt_and_no_secret_and_the_end_is_orderly(self):
         with Deliver(self.database.url, SHOP_WEBHOOK_ALLOW_PRIVATE="0") as deliver:
             with self.load() as load:
                 load.until_served(10)
