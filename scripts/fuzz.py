@@ -2,7 +2,7 @@
 
 It runs against `shop serve` on a free port, with a database that is thrown away: as a customer who must not see another
 customer's things, then as staff. All its checks are on, for data that is right and for data that is wrong, one request
-at a time and in sequences. What it is told besides the description is in `fuzz.toml` and `fuzz_hooks.py`. The exit
+at a time and in sequences. Beside the description it uses `fuzz.toml` and `fuzz_hooks.py`. The exit
 status is 0 when it found nothing.
 """
 

@@ -51,7 +51,7 @@ def map_body(context: schemathesis.HookContext, body: Any) -> Any:
 
 @schemathesis.hook
 def flatmap_body(_context: schemathesis.HookContext, body: Any) -> st.SearchStrategy[Any]:
-    """Order for oneself every other time: who orders for somebody else is told that there is no such user."""
+    """Order for oneself every other time: an order for somebody else gets a 404."""
     if isinstance(body, dict) and _is_id(body.get("userId")):
         return st.sampled_from([body, body | {"userId": OWN_ID}])
     return st.just(body)

@@ -98,7 +98,7 @@ def _early_refusal() -> str:
     if missing is None:
         return ""
     if IN_VENV.exists() and Path(sys.prefix) != IN_VENV.parents[1] / ".venv":
-        # It also finds a Python that is new enough, or says that there is none.
+        # It also finds a Python that is new enough, or reports that none exists.
         os.execv(IN_VENV, [str(IN_VENV), "demo", __file__, *sys.argv[1:]])
     return f"{missing}; pip install 'shop[demo]' brings what is needed"
 
@@ -162,7 +162,7 @@ def _check(cursor: psycopg2.extensions.cursor) -> None:
 
 
 def _confirm_removal(cursor: psycopg2.extensions.cursor, options: argparse.Namespace, lock_timeout: int) -> None:
-    """Ask whether to remove the rows that are there, and end if not; do not ask if there are none or `--yes` is set."""
+    """Ask whether to remove the rows that are there, and end if not; do not ask without rows or with `--yes`."""
     cursor.execute("SELECT (SELECT count(*) FROM users), (SELECT count(*) FROM orders), current_database()")
     users, orders, name = cursor.fetchone()
     what = f"{_counted(users, orders)} in the database {name}"
@@ -225,7 +225,7 @@ def _made_ahead(batches: Iterator[Batch]) -> Iterator[Batch]:
 
 @contextmanager
 def _progress(total: int) -> Iterator:
-    """Show how far it is on stderr, as a bar on a terminal and in lines elsewhere; yield what is told of new orders."""
+    """Show how far it is on stderr, as a bar on a terminal and in lines elsewhere; yield what reports new orders."""
     console = Console(stderr=True)
     started = time.monotonic()
     if not console.is_terminal:

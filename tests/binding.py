@@ -13,7 +13,7 @@ LEAST_COVERAGE = 95.0
 REQUIREMENTS = ("falcon", "peewee", "psycopg2-binary", "pydantic", "granian", "mimesis", "testcontainers", "WebTest")
 # The service keeps one connection for each thread.
 REQUESTS_CLOSE = False
-# Answers that belong to no operation: the path, or the method, is none of the API's.
+# Answers that belong to no operation: the API has no such path or method.
 OUTSIDE = {
     (400, "BAD_REQUEST"),
     (404, "NOT_FOUND"),

@@ -212,7 +212,7 @@ def target_of(shop: LiveShop) -> Target:
 
 
 def cpu_of_tree(process: psutil.Process) -> float:
-    """Return the CPU time of a process and its descendants, also of those that have ended, in seconds."""
+    """Return the CPU time of a process and its descendants, ended ones included, in seconds."""
     total = 0.0
     for each in [process, *process.children(recursive=True)]:
         with suppress(psutil.NoSuchProcess):

@@ -217,7 +217,7 @@ def give_up(claimed: Claim, *, now: datetime) -> None:
 
 
 def oldest_undelivered() -> datetime | None:
-    """Return when the oldest event happened that is not yet delivered and has not failed; None if there is none."""
+    """Return when the oldest event happened that is not yet delivered and has not failed; None without one."""
     found = [row[0] for row in (database.row(_OLDEST_UNTAKEN), database.row(_OLDEST_PENDING)) if row]
     return min(found, default=None)
 

@@ -69,7 +69,7 @@ def list_for(actor: Actor, order_id: str) -> list[Event]:
     """Return the events of an order, oldest first. The order is one of the actor's own unless staff asks.
 
     Raises:
-        OrderNotFound: There is none, it is another user's, or `order_id` is not an id at all.
+        OrderNotFound: No order has this id, it is another user's, or `order_id` is not an id at all.
     """
     parsed = parse_id(order_id)
     if parsed is None:

@@ -60,7 +60,7 @@ def usable_programs(home: Path, account: Account | None) -> Path:
     If `account` cannot run the programs where pip installed them, the data home gets a copy.
 
     Raises:
-        EmbeddedError: There are none, they do not run here, or the data is of another major version.
+        EmbeddedError: The programs are missing, they do not run here, or the data is of another major version.
     """
     programs = installed_programs()
     version = _version(programs, [])

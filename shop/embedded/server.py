@@ -1,7 +1,7 @@
 """The PostgreSQL that comes with pip: started on a data home, reachable over a Unix socket, stopped with this process.
 
 `watch.sh` runs `initdb`, `pg_ctl start` and, when this process has ended in whatever way, `pg_ctl stop`. A server that
-dies is not restarted: the script says so on stderr, and the next start recovers.
+dies is not restarted: the script reports it on stderr, and the next start recovers.
 """
 
 import errno

@@ -23,7 +23,7 @@ def export_orders(selection: Selection, *, format_: str, target: str) -> int:
         target: A path, or ``-`` for stdout.
 
     Raises:
-        shop.exports.files.CannotWrite: The file cannot be written; there is none, or the one from before.
+        shop.exports.files.CannotWrite: The file cannot be written. An older file keeps its content.
         shop.storage.database.Error: The database refused, or is gone.
     """
     encode = FORMATS[format_]

@@ -33,7 +33,7 @@ class Cursors:
     """
 
     def __init__(self, key: str, fallbacks: Sequence[str]) -> None:
-        # Derived keys, so that a signature of a cursor is valid for nothing else, and vice versa.
+        # Derived keys, so that a signature of a cursor is valid only for cursors, and others are not.
         self._keys = [hmac.digest(secret.encode(), b"shop cursor", "sha256") for secret in (key, *fallbacks)]
 
     def write(self, position: Position, scope: str) -> str:

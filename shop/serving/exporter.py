@@ -62,7 +62,7 @@ def shared_folder() -> Iterator[Path]:
 
 
 def _remove_unless_locked(folder: Path) -> None:
-    # OSError: another user's folder, or removed meanwhile, or in use.
+    # OSError: another user's folder, or in use, or another process has removed it.
     with suppress(OSError):
         lock = os.open(folder / "lock", os.O_RDWR | os.O_NOFOLLOW)
         try:

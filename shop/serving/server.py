@@ -50,7 +50,7 @@ GRANIAN_LOG = {
 
 
 class MisleadingRecords(logging.Filter):
-    """Drops records of granian that report a problem where there is none."""
+    """Drops granian's records of problems that do not exist."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -276,7 +276,7 @@ def _resolve(host: str, port: int, variable: str = "SHOP_HOST") -> Any:
 
 
 def _saved_key(path: Path) -> str:
-    """Return the secret key saved at `path`; generate it if there is none.
+    """Return the secret key saved at `path`; generate it if it does not exist.
 
     Raises:
         SettingsError: The key cannot be read, or it is too short.
@@ -300,7 +300,7 @@ def _read_or_generate(path: Path) -> str:
             file.flush()
             os.fsync(file.fileno())
         try:
-            # Unlike a rename, a link does not replace a key that another process has saved meanwhile.
+            # Unlike a rename, a link does not replace a key that another process has just saved.
             os.link(draft, path)
         except FileExistsError:
             pass

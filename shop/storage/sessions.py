@@ -70,7 +70,7 @@ class SessionPool:
         self._is_closed = False
 
     def take(self, *, check_alive: bool = False, fresh: bool = False) -> Session:
-        """Return an idle session, or a new one if there is none.
+        """Return an idle session, or a new one if no session is idle.
 
         Args:
             check_alive: Whether to skip sessions that the server has closed, for example in a restart. Reads do not

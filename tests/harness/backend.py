@@ -72,7 +72,7 @@ class Backend:
         return self._constraints
 
     def functions(self) -> dict[str, Text]:
-        """Return what the bodies of the project's functions do, of those that change settings or take locks."""
+        """Return which of the project's functions change settings or take locks."""
         if self._functions is None or self._functions_changed:
             bodies = ((name, read(body)) for name, body in self.rows(_FUNCTIONS))
             self._functions = {name: text for name, text in bodies if text}

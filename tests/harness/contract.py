@@ -61,7 +61,7 @@ def check(method: str, path: str, response: TestResponse) -> None:
         # Where the description lists no codes, the status alone is the answer.
         findings.answers[answer if answer in described_answers() else (_id(operation), status, None)] += 1
         if threading.current_thread() is not threading.main_thread():
-            # Tests take threads to send requests at the same moment, and for nothing else.
+            # Tests take threads only to send requests at the same moment.
             findings.raced.add(_id(operation))
 
 

@@ -178,7 +178,7 @@ class Databases:
         return RunDatabase(name, self._url.with_database(name))
 
     def drop(self, database: RunDatabase) -> None:
-        """Drop a database, whoever is connected to it.
+        """Drop a database, and close its connections.
 
         Raises:
             LookupError: This run did not create it.

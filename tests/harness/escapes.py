@@ -22,7 +22,7 @@ class Escape(NamedTuple):
     Attributes:
         what: What happened, as a sentence without its end.
         instead: What to do instead.
-        where: The innermost line of the project's own code, empty if there is none.
+        where: The innermost line of the project's own code, empty if no frame is the project's.
     """
 
     what: str

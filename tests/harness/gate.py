@@ -307,7 +307,7 @@ class Gate:
         """Undo what the session did since `begin`, and nothing before it."""
         if session.in_transaction:
             self._end()
-            # A lost connection has nothing left to undo; the sandbox says so when it ends.
+            # A lost connection has nothing left to undo; the sandbox reports it when it ends.
             if not self.real.closed:
                 self.backend.sql(f"ROLLBACK TO {self._mark}")
 

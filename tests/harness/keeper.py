@@ -23,7 +23,7 @@ LOG = STATE.with_suffix(".log")
 
 
 def use() -> None:
-    """Have this run use the kept server, which is started if there is none."""
+    """Have this run use the kept server; start it if it does not run."""
     with STATE.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not STATE.exists():
@@ -35,7 +35,7 @@ def use() -> None:
 
 def _start() -> None:
     reading, writing = os.pipe()
-    # Not this process's own output: whoever reads that would wait for the end of the server.
+    # Not this process's own output: a program that reads it would wait for the end of the server.
     with LOG.open("w") as log:
         keeper = subprocess.Popen(
             [sys.executable, "-m", __name__, str(writing)],

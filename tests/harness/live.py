@@ -277,7 +277,7 @@ class Connection:
             headers: Further headers, underscores standing for hyphens.
 
         Raises:
-            OSError, http.client.HTTPException: There was no whole answer; the next request connects anew.
+            OSError, http.client.HTTPException: There was no whole answer; the next request opens a new connection.
         """
         sent = {name.replace("_", "-"): value for name, value in headers.items()}
         if body is not None:

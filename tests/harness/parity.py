@@ -38,7 +38,7 @@ class ClonedDatabase:
         point_at(self._clone.url)
 
     def leave(self) -> None:
-        """Point the database object back and drop the clone, whoever is connected to it."""
+        """Point the database object back and drop the clone, and close its connections."""
         point_at(self._outside)
         drop(self._clone)
 

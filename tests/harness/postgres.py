@@ -143,7 +143,7 @@ def empty(label: str) -> RunDatabase:
 
 
 def drop(database: RunDatabase) -> None:
-    """Drop a database that this run created, whoever is connected to it."""
+    """Drop a database that this run created, and close its connections."""
     databases().drop(database)
 
 

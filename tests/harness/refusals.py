@@ -16,7 +16,7 @@ _UNSAFE_ENUM = "55P04"
 
 
 def refuse_text(sql: str, text: Text | None, escapes: Escapes) -> Text:
-    """Refuse what has no meaning in a sandbox, whoever sends it.
+    """Refuse what has no meaning in a sandbox, from any connection.
 
     Raises:
         SandboxError: It was refused.

@@ -60,7 +60,9 @@ class DescriptionTest(ApiTestCase):
 
     def test_markdown_page_is_current(self):
         current = (ROOT / "docs" / "api.md").read_text("utf-8")
-        self.assertEqual(render(self.described), current, "shop openapi --markdown --output docs/api.md writes it anew")
+        self.assertEqual(
+            render(self.described), current, "shop openapi --markdown --output docs/api.md writes it again"
+        )
 
     def test_every_route_is_documented_under_a_unique_operation_id(self):
         named = {

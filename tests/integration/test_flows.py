@@ -75,7 +75,7 @@ class FlowTest(ApiTestCase):
         body = {"userId": user["id"], "items": items, "shippingAddress": {"street": "1 Main St"}}
         self.assertIn('"total":1.00,', self.client.post("/orders", body, **headers).text)
 
-    def test_order_of_a_user_deleted_meanwhile_is_404(self):
+    def test_order_of_a_user_who_was_just_deleted_is_404(self):
         """A user who was deleted after logging in cannot place an order."""
         user = UserFactory.create()
         self.client.post("/orders", OrderFactory.body(user), user=user)

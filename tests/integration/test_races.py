@@ -63,7 +63,7 @@ class RaceTest(CommittedApiTestCase):
         for _ in range(1000):
             if database.execute_sql(waiting).fetchone()[0]:
                 return
-            # The server's own pause, so that nothing spins; statistics are read anew each time.
+            # The server's own pause, so that nothing spins; statistics are read again each time.
             database.execute_sql("SELECT pg_sleep(0.005), pg_stat_clear_snapshot()")
         self.fail("nobody waited for a lock within five seconds")
 

@@ -67,7 +67,7 @@ class StatusTest(Changes, ApiTestCase):
                 self.assertProblem(response, 409, "INVALID_TRANSITION", f"The order {fact}")
                 self.assertFields({"status": fact}, response)
 
-    def test_change_that_became_legal_meanwhile_is_made(self):
+    def test_change_that_just_became_legal_is_made(self):
         staff, order = UserFactory.create("staff"), OrderFactory.create(status="confirmed")
         find = orders.find
 

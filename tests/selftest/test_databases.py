@@ -241,7 +241,7 @@ class TemplateTest(unittest.TestCase):
         def make_schema_late():
             if not made.is_set():
                 made.set()
-                # Another run makes the whole template meanwhile.
+                # Another run makes the whole template.
                 Databases(server().url).template(self.fingerprint)
 
         with mock.patch.object(binding, "make_schema", make_schema_late):

@@ -249,7 +249,7 @@ class TransactionStateTest(VerdictTestCase):
 class SessionStateTest(VerdictTestCase):
     """What ends with a connection that is closed, and what does not."""
 
-    def anew(self, db):
+    def reconnected(self, db):
         """End the connection, also that of a pool."""
         if hasattr(db, "manual_close"):
             db.manual_close()
@@ -262,7 +262,7 @@ class SessionStateTest(VerdictTestCase):
         with self.request(db):
             db.execute_sql("CREATE TEMP TABLE t AS SELECT 1 AS x")
             before = db.execute_sql("SELECT x FROM t").fetchall()
-            self.anew(db)
+            self.reconnected(db)
             return before, fails(db, "SELECT x FROM t")
 
     @verdict
@@ -271,7 +271,7 @@ class SessionStateTest(VerdictTestCase):
             model.create(name="a")
             db.execute_sql("SELECT 'hidden' AS name, 0 AS number, 1 AS id INTO TEMP item")
             before = names(model)
-            self.anew(db)
+            self.reconnected(db)
             return before, names(model)
 
     @verdict
@@ -281,7 +281,7 @@ class SessionStateTest(VerdictTestCase):
             db.execute_sql("SELECT set_config('search_path', 'pg_catalog', false)")
             before = db.execute_sql("SHOW work_mem").fetchone(), db.execute_sql("SHOW search_path").fetchone()
             fails(db)
-            self.anew(db)
+            self.reconnected(db)
             return before, db.execute_sql("SHOW work_mem").fetchone(), db.execute_sql("SHOW search_path").fetchone()
 
     @verdict
@@ -297,10 +297,10 @@ class SessionStateTest(VerdictTestCase):
         with self.request(db):
             db.execute_sql("PREPARE p AS SELECT 1")
             before = db.execute_sql("EXECUTE p").fetchall(), fails(db, "PREPARE p AS SELECT 1")
-            self.anew(db)
+            self.reconnected(db)
             gone = fails(db, "EXECUTE p")
             db.execute_sql("PREPARE p AS SELECT 1")
-            self.anew(db)
+            self.reconnected(db)
             db.execute_sql("PREPARE p AS SELECT 2")
             after = db.execute_sql("EXECUTE p").fetchall()
             db.execute_sql("DEALLOCATE p")
@@ -322,7 +322,7 @@ class SessionStateTest(VerdictTestCase):
         with self.request(db):
             db.execute_sql("SELECT pg_advisory_lock(7)")
             before = db.execute_sql(held).fetchone()
-            self.anew(db)
+            self.reconnected(db)
             return before, db.execute_sql(held).fetchone()
 
     @verdict
@@ -330,14 +330,14 @@ class SessionStateTest(VerdictTestCase):
         with self.request(db):
             db.execute_sql("DO $$ BEGIN SET work_mem = '5MB'; CREATE TEMP TABLE t (x int); END $$")
             before = db.execute_sql("SHOW work_mem").fetchone(), fails(db, "SELECT x FROM t")
-            self.anew(db)
+            self.reconnected(db)
             return before, db.execute_sql("SHOW work_mem").fetchone(), fails(db, "SELECT x FROM t")
 
     @verdict
     def test_cursor_with_hold_is_gone(self, db, model):
         with self.request(db):
             db.execute_sql("DECLARE h CURSOR WITH HOLD FOR SELECT 1")
-            self.anew(db)
+            self.reconnected(db)
             return fails(db, "FETCH 1 FROM h")
 
 

@@ -171,5 +171,5 @@ def fresh_database(cls: type[unittest.TestCase]) -> str:
 
 
 def _same(message: str) -> str:
-    """Return an error's text without names that are made anew each time."""
+    """Return an error's text without generated names."""
     return re.sub(r"\bs?[0-9a-f]{32}\b", "…", message)

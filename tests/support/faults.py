@@ -1,4 +1,4 @@
-"""A database server to do harm to, and clients that go on ordering meanwhile and keep account of what they get.
+"""A database server to do harm to, and clients that keep ordering and record their responses.
 
 `FaultyDatabase` is a PostgreSQL of its own, whose processes a test may stop, kill or freeze. `Load` is a number of
 clients, each on a kept-alive connection, that place and read orders as fast as they are answered; an order that was not

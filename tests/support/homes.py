@@ -31,7 +31,7 @@ ROOT = os.name == "posix" and os.geteuid() == 0
 CHECKOUT = Path(__file__).resolve().parents[2]
 LINUX = sys.platform == "linux"
 
-# A service that starts a server, says so in one line, and waits for the end of its standard input.
+# A service that starts a server, prints a line, and waits for the end of its standard input.
 SERVICE = """
 import json, os, signal, sys
 from functools import cache

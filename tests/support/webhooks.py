@@ -116,7 +116,7 @@ class WebhookTestCase(CommittedApiTestCase):
         receiver: The receiver.
         endpoint: Its registration.
         secret: Its secret.
-        deliverer: Delivers when the test says so.
+        deliverer: Delivers when the test calls it.
     """
 
     def setUp(self) -> None:

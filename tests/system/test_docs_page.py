@@ -67,6 +67,8 @@ class DocsPageTest(BrowserTestCase, LiveServerTestCase):
             for block in self.wait_for("they all are", lambda: self.all(".opblock-summary"))
         }
         described = {(o.method, o.template, o.declared.summary) for o in operations() if o.template != "/docs/{asset}"}
+        webhooks = self.connection.get("/openapi.json").json["webhooks"]
+        described |= {("POST", name, webhook["post"]["summary"]) for name, webhook in webhooks.items()}
         # Long paths may be broken by invisible characters, for the narrow screen.
         self.assertEqual(described, {(m, path.replace("\u200b", ""), summary) for m, path, summary in listed})
         self.assertEqual(

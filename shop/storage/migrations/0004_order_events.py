@@ -1,7 +1,7 @@
 """The outbox: each order's row has its events, and says since when some of them wait for `shop deliver`.
 
 `events_taken` counts the events that the deliverer has taken, from the first on. `untaken_since` is the time of the
-first one that it has not taken, NULL if there is none. Orders that were placed before have no events.
+first one that it has not taken, NULL if it has taken all. Orders that were placed before have no events.
 
 A database in use stays in use: columns with constant defaults are added without a look at the rows, and the index is
 made concurrently. The steps can be run again after an interruption.

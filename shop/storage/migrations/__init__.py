@@ -36,8 +36,8 @@ class Migration(NamedTuple):
 def migrate(url: str) -> list[str]:
     """Apply the pending migrations and return their names, oldest first.
 
-    If there are any, an advisory lock is held: a second run waits for the first, and then has nothing to do. If there
-    are none, nothing is locked.
+    If there are any, an advisory lock is held: a second run waits for the first, and then has nothing to do. Otherwise
+    nothing is locked.
 
     Args:
         url: ``postgresql://`` URL of a database, with a role that may change its schema. It should not lead to a

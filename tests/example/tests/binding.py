@@ -72,7 +72,7 @@ def credentials(user: Any) -> dict[str, str]:
 
 
 def describe() -> dict[str, Any] | None:
-    """Return the OpenAPI document; None, because there is none."""
+    """Return the OpenAPI document; None, because the example has none of its own."""
     return None
 
 
@@ -82,7 +82,7 @@ def code_of(response: Any) -> str | None:
 
 
 def policy() -> None:
-    """Return the access matrix; None, because there is none."""
+    """Return the access matrix; None, because the example has none of its own."""
     return
 
 
@@ -92,5 +92,5 @@ def serve(url: str, port: int) -> tuple[list[str], dict[str, str], str]:
 
 
 def embedded() -> None:
-    """Return a PostgreSQL server that needs no installation; None, because there is none."""
+    """Return a PostgreSQL server that needs no installation; None, because the example has none of its own."""
     return

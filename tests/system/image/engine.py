@@ -18,7 +18,7 @@ class EngineError(Exception):
 
 
 def run(*command: str, environment: dict[str, str] | None = None, seconds: float = 120) -> subprocess.CompletedProcess:
-    """Run a command to its end. It does not see our Ctrl-C, but is told to end then, and waited for."""
+    """Run a command to its end. It does not see our Ctrl-C, but gets a signal to end, and is waited for."""
     with subprocess.Popen(
         command,
         cwd=ROOT,
