@@ -28,6 +28,7 @@ BLOCKS_NOT_RUN = {
     "api=http://127.0.0.1:8000": "needs a service; tests.system.test_tour pastes it",
     'pg_dump --format=custom --file=shop.dump "$SHOP_DATABASE_URL"': "scripts/test-scale -k Backup does it",
     "home=.shop": "needs a service with an embedded database in .shop",
+    "export SHOP_WEBHOOK_ALLOW_HTTP=1": "needs two terminals; tests.system.test_webhooks",
     "# On db2, as postgres.": "needs two machines",
 }
 # By the words that the command begins with.
@@ -51,12 +52,16 @@ NOT_RUN = {
     "pipx": "needs a network",
     "pip install": "needs a network",
     "apt install": "changes the machine",
+    "shop deliver": "runs until it is stopped; tests.system.test_webhooks",
+    "shop webhooks rotate ENDPOINT": "names no endpoint; tests.system.test_webhooks",
+    "shop webhooks remove ENDPOINT": "names no endpoint; tests.system.test_webhooks",
+    "shop webhooks replay EVENT": "names no event; tests.system.test_webhooks",
     "python -m unittest": "runs all tests",
     "python -m tests.harness.runner": "runs all tests; tests.system.test_copy_harness",
     "python -m tests.harness.report": "runs all tests; tests.system.test_copy_harness",
 }
 # Names of commands, in a sentence, without the arguments that they need.
-NAMES = {"shop staff", "shop staff add", "shop export"}
+NAMES = {"shop staff", "shop staff add", "shop export", "shop webhooks add"}
 # What may be missing where these tests run.
 TOOLS = ("jq", "openssl")
 SPAN = re.compile(
