@@ -120,7 +120,7 @@ class ImageTest(ImageTestCase):
                 with self.subTest(command, options=options):
                     ended = run("docker", "run", "--rm", "--label", f"{RUN}=", *options, SERVICE, command)
                     self.assertEqual(2, ended.returncode, ended.stdout)
-                    self.assertRegex(ended.stdout, r"\Ashop: .*set SHOP_DATABASE_URL to a PostgreSQL of your own\.\n\Z")
+                    self.assertRegex(ended.stdout, r"\Ashop: .*\b[Ss]et SHOP_(DATABASE_URL|DATA_DIR) to .*\.\n\Z")
 
 
 class ServiceTest(ImageTestCase):
