@@ -128,6 +128,7 @@ class Database(PostgresqlDatabase):
             if state.transactions or not (session.is_lost if statement.repeatable else session.has_ended):
                 return self._send(session, statement, parameters)
             self.close()
+        self._here.session = None
         try:
             self._permits.get(timeout=self._pool_timeout)
         except Empty:
