@@ -33,7 +33,7 @@ if [ ! -e data ]; then
         "$@" "$BIN/postgres" --single -D data.new -c exit_on_error=on -c log_min_messages=error ${FAST:+-F} postgres \
         >/dev/null 2>&3 || exit
     mv data.new data 2>&3 || exit
-    # This fails if the service has ended meanwhile.
+    # This fails if the service has ended in the meantime.
     echo made >&3 2>/dev/null || exit
 fi
 

@@ -61,7 +61,7 @@ class HashingTest(CommittedApiTestCase):
         self.assertEqual(200, self.login.result(LIMIT).status_int)
         self.assertEqual(200, self.log_in().status_int)
 
-    def test_everything_else_is_answered_meanwhile(self):
+    def test_everything_else_is_answered_during_hashing(self):
         self.client.get(f"/users/{self.user.id}", user=self.user)
         self.client.get("/readyz")
 

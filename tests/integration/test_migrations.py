@@ -266,7 +266,7 @@ class MigratingTest(TestCase):
             self.assertEqual([], migrations.migrate(impatient(url)))
 
     def test_concurrent_index_does_not_wait_for_its_own_migration(self):
-        # It waits for every transaction that looks at an earlier state of the database, whoever's it is.
+        # It waits for every transaction that looks at an earlier state of the database, also in other sessions.
         url = empty("concurrently").url
         with tempfile.TemporaryDirectory() as directory:
             Path(directory, "0001_table.py").write_text(

@@ -1,4 +1,4 @@
-"""Statements prepared on the server: once a connection, anew when they are lost, with plans that stay good."""
+"""Statements prepared on the server: once a connection, again when they are lost, with plans that stay good."""
 
 from typing import ClassVar
 
@@ -97,7 +97,7 @@ class LostTest(CommittedApiTestCase):
 
     def setUp(self):
         super().setUp()
-        # What it has forgotten would be prepared anew, a statement more, in the middle of a later test.
+        # What it has forgotten would be prepared again, a statement more, in the middle of a later test.
         self.addCleanup(database.close_all)
 
     def test_reads_and_writes_go_on_after_a_reset_and_a_write_is_done_once(self):

@@ -249,7 +249,7 @@ class EachStatementTest(CommittedApiTestCase):
                 "PATCH /orders/{order_id}": {"status": "cancelled"},
             }
             body = bodies.get(str(operation), b"")
-            # What had been done before the answer was lost is told, when it is asked for again.
+            # A repeated request shows what was done before the answer was lost.
             done = {"POST /users": (201, 409), "PATCH /orders/{order_id}": (200, 409)}.get(str(operation), (200, 201))
             yield str(operation), lambda m=operation.method, p=path, b=body, d=done: self.send(m, p, b, d)
 
@@ -403,7 +403,7 @@ class InTheWayTest(unittest.TestCase):
         with self.assertRaises(Error) as raised:
             database.row(statement, times=3)
         self.assertEqual("40001", sqlstate(raised.exception))
-        self.assertTrue(is_outage(raised.exception), "so the client is told to try again")
+        self.assertTrue(is_outage(raised.exception), "so the client gets a 503 and tries again")
 
     def test_in_a_transaction_it_is_not_and_the_error_is_the_first_one(self):
         self.database.execute(

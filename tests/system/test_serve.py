@@ -336,11 +336,11 @@ class RefusalTest(ServeTestCase):
                 Command("serve", "--port", free, SHOP_METRICS_PORT=str(taken)),
                 [f"cannot listen on 127.0.0.1:{taken}", "SHOP_METRICS_PORT"],
             ),
-            "a port that is none": (Command("serve", SHOP_PORT="eighty"), ["SHOP_PORT"]),
+            "an invalid port": (Command("serve", SHOP_PORT="eighty"), ["SHOP_PORT"]),
             "an option beyond its limit": (Command("serve", "--port", "99999"), ["--port should be less than"]),
             # RFC 5737: the network is nobody's.
             "an address of another machine": (Command("serve", "--host", "192.0.2.1"), ["cannot listen on 192.0.2.1"]),
-            "a database URL that is none": (
+            "an invalid database URL": (
                 Command("serve", **given | {"SHOP_DATABASE_URL": "postgresql://shop:hunter2@[::1"}),
                 ["SHOP_DATABASE_URL"],
             ),

@@ -18,7 +18,7 @@ class WireTest(LiveServerTestCase):
     environment: ClassVar = {"SHOP_WORKERS": "1", "SHOP_MAX_BODY": "10000"}
 
     def send(self, request: bytes, *, and_end: bool = False) -> tuple[int, bytes]:
-        """Send `request`, and the end of the stream where `and_end` says so; return the answer's status and body."""
+        """Send `request`, and the end of the stream if `and_end`; return the answer's status and body."""
         with socket.create_connection(("127.0.0.1", self.shop.port), timeout=10) as raw:
             raw.sendall(request)
             if and_end:

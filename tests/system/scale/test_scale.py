@@ -264,7 +264,7 @@ class FailoverTest(ScaleTestCase):
         note("failover", "lost, stored twice", "0, 0")
         note("failover", "writes stalled", f"{longest_gap(load):.2f} s; pg_ctl promote took {promoted:.2f} s")
         note(
-            "failover", "answers meanwhile", ", ".join(f"{times} of {what}" for what, times in load.refusals().items())
+            "failover", "answers during it", ", ".join(f"{times} of {what}" for what, times in load.refusals().items())
         )
 
 
