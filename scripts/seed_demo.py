@@ -50,7 +50,7 @@ USAGE_ERROR = 2
 MAX_USERS = 10_000_000
 MAX_ORDERS = 100_000_000
 EARLIEST = date(2000, 1, 1)
-TABLES = ("users", "orders", "login_failures")
+TABLES = ("users", "orders", "login_failures", "webhook_deliveries")
 # Any number that nothing else in the database uses as an advisory lock; this one spells "demo".
 LOCK_KEY = 0x64656D6F
 # Bytes that are handed to the driver at a time.
