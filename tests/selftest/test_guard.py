@@ -176,7 +176,7 @@ class CommittedTest(GuardTestCase):
 
         self.assertEqual({}, self.run_class(Inner))
 
-    def test_connection_of_the_driver_that_is_used_by_several_tests_is_innocent(self):
+    def test_connection_of_the_driver_used_by_several_tests_is_innocent(self):
         class Preparing(extensions.connection):
             def __init__(self, *arguments):
                 super().__init__(*arguments)
@@ -293,7 +293,7 @@ class DeletionTest(GuardTestCase):
         cases.use_isolation("delete")
         self.addCleanup(cases.use_isolation, "sandbox")
 
-    def test_rows_are_committed_and_deleted_and_those_of_the_class_are_put_back(self):
+    def test_rows_are_deleted_and_those_of_the_class_are_put_back(self):
         count = "SELECT count(*) FROM login_failures"
 
         class Inner(ApiTestCase):

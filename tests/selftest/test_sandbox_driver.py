@@ -234,7 +234,7 @@ class DriverConnectionTest(VerdictTestCase):
             return seen, refused
 
     @verdict
-    def test_commit_of_the_connection_ends_no_transaction_that_was_begun_as_sql(self, db, model):
+    def test_commit_of_the_connection_ends_no_transaction_begun_as_sql(self, db, model):
         with self.request(db):
             for end in ("commit", "rollback"):
                 db.begin()

@@ -168,7 +168,7 @@ class TransactionStateTest(VerdictTestCase):
                 return inside, db.execute_sql(TENANT).fetchone()
 
     @verdict
-    def test_setting_that_a_function_or_a_block_makes_ends_with_the_transaction(self, db, model):
+    def test_setting_that_a_function_makes_ends_with_the_transaction(self, db, model):
         with self.request(db):
             with db.atomic():
                 inside = db.execute_sql("SELECT be_tenant('42')").fetchone()
