@@ -26,7 +26,7 @@ from tests.system.image.case import (  # noqa: F401
 )
 from tests.system.image.engine import PATIENCE, RUN, EngineError, docker, inspect, run
 
-# Clients that send their bodies slowly: several times as many as the service has threads (128).
+# Clients that send their bodies slowly: several times as many as the service has threads (144).
 HANGING = 400
 # Normal clients at the same time, their requests, and how long the slowest may take, in seconds.
 CLIENTS, REQUESTS, SLOWEST = 8, 400, 2.0
