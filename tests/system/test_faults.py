@@ -360,7 +360,8 @@ class InTheWayTest(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
         super().setUpClass()
-        cls.database = cls.enterClassContext(FaultyDatabase(deadlock_timeout="20ms"))
+        # PostgreSQL checks once per wait for a deadlock, so it must not check before the other transaction waits, too.
+        cls.database = cls.enterClassContext(FaultyDatabase(deadlock_timeout="500ms"))
         make_client(database_url=cls.database.url)
         # Afterwards everybody is back on the run's database.
         cls.addClassCleanup(make_client)
