@@ -8,6 +8,7 @@ query to test a session: that would double the round trips of most requests.
 import select
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 
 from psycopg2.extensions import TRANSACTION_STATUS_IDLE, connection
 
@@ -109,11 +110,14 @@ class SessionPool:
             self._idle.pop().connection.close()
 
     def _drop_ended(self) -> None:
-        """Drop all sessions that the server has closed: a restart closes all at once."""
-        for session in list(self._idle):
+        """Drop the sessions that ended together with a broken one: a restart of the server ends all."""
+        # A session is checked only by the thread that has taken it: two threads must not poll one at the same time.
+        taken = []
+        with suppress(IndexError):
+            while True:
+                taken.append(self._idle.popleft())
+        for session in taken:
             if session.has_ended:
-                try:
-                    self._idle.remove(session)
-                except ValueError:
-                    continue  # Another thread took it.
                 session.connection.close()
+            else:
+                self._idle.append(session)

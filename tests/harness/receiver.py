@@ -125,7 +125,12 @@ class Receiver:
             timeout = LIMIT
 
             def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                length = int(self.headers.get("Content-Length", 0))
+                body = self.rfile.read(length)
+                if len(body) < length:
+                    # The client was killed while it sent, so no request has arrived.
+                    self.close_connection = True
+                    return
                 headers = {name.lower(): value for name, value in self.headers.items()}
                 response = receiver._respond(Received(self.command, self.path, headers, body))
                 self.close_connection = True

@@ -11,6 +11,7 @@ from typing import Any, Self
 from shop.demo.factories import OrderFactory, UserFactory
 from shop.domain import webhooks
 from shop.domain.models import WebhookDelivery
+from shop.storage.database import database
 from shop.webhooks.deliverer import Deliverer
 from shop.webhooks.sender import Sender
 from tests.harness.live import LIMIT, ROOT
@@ -106,6 +107,8 @@ def deliver_the_rest() -> None:
     """Deliver what is left, with a clock that is ahead of all claims and retries."""
     clock = Clock()
     clock.advance(days=3)
+    # A test may have restarted the server.
+    database.close_all()
     with ThreadPoolExecutor(DELIVERERS) as threads:
         for delivery in [threads.submit(make_deliverer(clock).deliver_due) for _ in range(DELIVERERS)]:
             delivery.result()

@@ -41,6 +41,7 @@ NOT_RUN = {
     "scripts/lint": "takes a minute; .ci/run runs it",
     "scripts/bench": "takes minutes, and measures nothing on a busy machine",
     "scripts/fuzz": "takes minutes",
+    "scripts/mutants": "takes ten minutes or more for each file",
     "scripts/test-image": "needs a Docker engine; .ci/run runs it where there is one",
     "scripts/test-scale": "takes minutes, and needs PgBouncer",
     "scripts/seed_demo.py": "tests.system.test_seed_demo runs it",
@@ -61,7 +62,7 @@ NOT_RUN = {
     "python -m tests.harness.report": "runs all tests; tests.system.test_copy_harness",
 }
 # Names of commands, in a sentence, without the arguments that they need.
-NAMES = {"shop staff", "shop staff add", "shop export", "shop webhooks add"}
+NAMES = {"scripts/mutants.toml", "shop staff", "shop staff add", "shop export", "shop webhooks add"}
 # What may be missing where these tests run.
 TOOLS = ("jq", "openssl")
 SPAN = re.compile(

@@ -2,6 +2,7 @@
 
 import socket
 import unittest
+from unittest import mock
 
 import peewee
 from psycopg2.extensions import TRANSACTION_STATUS_IDLE, TRANSACTION_STATUS_INTRANS
@@ -77,6 +78,21 @@ class SessionPoolTest(unittest.TestCase):
         self.give(lost)
         self.assertTrue(ended.is_lost)
         self.assertIs(sound, self.pool.take())
+
+    def test_a_session_is_polled_only_by_the_thread_that_took_it(self):
+        lost, *sound = self.take(3)
+        self.give(*sound)
+        polled = []
+
+        def poll(session):
+            polled.append((session, session in self.pool._idle))
+            return False
+
+        lost.connection.closed = 2
+        with mock.patch.object(Session, "has_ended", property(poll)):
+            self.give(lost)
+        self.assertEqual([(session, False) for session in sound], polled)
+        self.assertEqual(sound[::-1], self.take(2))
 
     def test_write_skips_a_session_that_the_server_has_closed(self):
         for check_alive, expected in ((False, True), (True, False)):
