@@ -186,6 +186,8 @@ class Reporter(unittest.TestResult):
         self._collect(test)
 
     def addSkip(self, test: unittest.TestCase, reason: str) -> None:
+        if self.running is None and isinstance(test, unittest.TestCase):
+            self.startTest(test)  # Python 3.12.1 leaves that out if a decorator skips the test; it does stop the test.
         super().addSkip(test, reason)
         self._collect(test)
 
