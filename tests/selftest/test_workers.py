@@ -251,7 +251,8 @@ class PlanTest(unittest.TestCase):
     def test_a_failure_names_the_tests_before_it_in_its_worker(self):
         result = run(suite_of(Verdicts.First, Verdicts.Number, Verdicts.Second), fixed=True)
         (text,) = (text for name, text in texts(result).items() if "Second" in name)
-        self.assertRegex(text, re.escape(f"before it in its worker: scripts/test {__name__}.Verdicts.First\n"))
+        names = re.escape(f"{__name__}.Verdicts.First")
+        self.assertRegex(text, rf"before it in its worker: scripts/test (--shuffle=\d+ )?{names}\n")
         self.assertNotIn("before it", texts(run(suite_of(Verdicts.Second)))["Verdicts.Second.test_it"])
 
 
