@@ -7,6 +7,7 @@ index.
 import contextlib
 import faulthandler
 import io
+import os
 import signal
 import sys
 import time
@@ -15,12 +16,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from types import FrameType
-from typing import IO, Any
+from typing import IO, Any, NoReturn
 
 from tests.harness.findings import Findings, enter, findings
 from tests.harness.leftovers import end_with_parent
 from tests.harness.order import classname
-from tests.harness.results import FIXTURES, INTERRUPTED, PASSED
+from tests.harness.results import FAILED, FIXTURES, INTERRUPTED, PASSED
 
 # The lists of `unittest.TestResult` and the verdict of each entry.
 VERDICTS = {
@@ -114,6 +115,7 @@ class Reporter(unittest.TestResult):
     def __init__(self, connection: Connection) -> None:
         super().__init__()
         self._connection = connection
+        self._pid = os.getpid()
         self._outcomes: list[Outcome] = []
         self._seconds: dict[str, float] = {}
         self._class: type | None = None
@@ -138,6 +140,8 @@ class Reporter(unittest.TestResult):
         self._connection.send(Started(self.index))
 
     def stopTest(self, test: unittest.TestCase) -> None:
+        if os.getpid() != self._pid:
+            self._end_fork()
         super().stopTest(test)
         enter("fixtures")
         if isinstance(sys.exc_info()[1], KeyboardInterrupt):
@@ -147,6 +151,13 @@ class Reporter(unittest.TestResult):
         self._seconds[test.id()] = self.lap()
         self._send(self.index)
         self.running = None
+
+    def _end_fork(self) -> NoReturn:
+        """End a process that the test forked and that left the test: it would run the remaining tests once more."""
+        for outcome in self._outcomes:
+            sys.stderr.write(f"In a process that a test forked: {outcome.verdict}\n{outcome.text}")
+        sys.stderr.flush()
+        os._exit(FAILED)
 
     def flush(self) -> None:
         """Send the verdicts of fixtures since the last test."""

@@ -119,6 +119,17 @@ class DatabasesTest(unittest.TestCase):
         self.addCleanup(run.close)
         return run
 
+    def in_fork(self, job):
+        """Run `job` in a fork of this process."""
+        if (child := os.fork()) == 0:
+            try:
+                job()
+            except BaseException:
+                traceback.print_exc()
+                os._exit(1)
+            os._exit(0)
+        self.assertEqual(0, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), "exit status of the fork")
+
     def names(self):
         return {name for (name,) in databases().execute("SELECT datname FROM pg_database")}
 
@@ -182,18 +193,12 @@ class DatabasesTest(unittest.TestCase):
     def test_a_fork_of_the_run_drops_nothing(self):
         run = self.run_of()
         made = run.create("forked")
-        if (child := os.fork()) == 0:
-            run.close()
-            os._exit(0)
-        os.waitpid(child, 0)
+        self.in_fork(run.close)
         self.assertIn(made.name, self.names())
 
     def test_the_end_of_a_run_drops_the_databases_of_its_forks(self):
         run, label = self.run_of(), f"fork{os.urandom(4).hex()}"
-        if (child := os.fork()) == 0:
-            run.create(label)
-            os._exit(0)
-        os.waitpid(child, 0)
+        self.in_fork(lambda: run.create(label))
         self.assertEqual(1, sum(label in name for name in self.names()))
         run.close()
         self.assertEqual(0, sum(label in name for name in self.names()))

@@ -4,6 +4,7 @@ import io
 import os
 import re
 import signal
+import sys
 import time
 import unittest
 from collections.abc import Sequence
@@ -95,6 +96,16 @@ class Verdicts:
             os._exit(7)
 
         def test_c_after(self):
+            pass
+
+    class Forking(unittest.TestCase):
+        def test_a_fork_that_leaves_the_test(self):
+            if (child := os.fork()) == 0:
+                sys.stderr = io.StringIO()
+                self.fail("in the fork")
+            self.assertEqual(1, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+
+        def test_b_after(self):
             pass
 
     class DyingFixture(unittest.TestCase):
@@ -199,6 +210,10 @@ class DeathTest(unittest.TestCase):
             except KeyboardInterrupt:
                 os._exit(99)  # The worker would run the rest of this test a second time.
         self.assertEqual(3, os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+
+    def test_a_fork_that_leaves_its_test_ends_and_reports_nothing(self):
+        result = run(suite_of(Verdicts.Forking), 1)
+        self.assertEqual((2, {}), (result.testsRun, texts(result)))
 
     def test_findings_of_earlier_tests_survive_the_death_of_a_worker(self):
         result = run(suite_of(Verdicts.Noting, Verdicts.Dying), 1, fixed=True)
