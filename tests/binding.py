@@ -93,7 +93,7 @@ def code_of(response: Any) -> str | None:
     """Return the code of an error; None for a success, and where the body is missing (HEAD)."""
     if response.content_type != "application/problem+json" or not response.body:
         return None
-    return response.json["code"]
+    return str(response.json["code"])
 
 
 def policy() -> Mapping[str, Mapping[str, object]] | None:

@@ -3,6 +3,7 @@
 import weakref
 from typing import Any
 
+from psycopg2 import InterfaceError
 from psycopg2.extensions import TRANSACTION_STATUS_INERROR, connection, cursor
 
 from tests.harness.sqltext import Text, read
@@ -52,18 +53,24 @@ class Backend:
 
     def sql(self, statements: str) -> None:
         """Run SQL of the kit's own, unseen by the gate."""
-        cursor(self._real()).execute(statements)
+        self._cursor().execute(statements)
 
     def rows(self, query: str) -> list[tuple[Any, ...]]:
         """Return the rows of a query of the kit's own."""
-        asking = cursor(self._real())
+        asking = self._cursor()
         asking.execute(query)
         return asking.fetchall()
+
+    def _cursor(self) -> cursor:
+        real = self._real()
+        if real is None:
+            raise InterfaceError("connection already closed")
+        return cursor(real)
 
     def value(self, setting: str) -> str | None:
         """Return the value of a setting, None if there is no such setting."""
         ((value,),) = self.rows(f"SELECT current_setting({literal(setting)}, true)")
-        return value
+        return None if value is None else str(value)
 
     def constraints(self) -> list[tuple[str, bool]]:
         """Return the constraints that may be deferred, and whether each is unless told otherwise."""

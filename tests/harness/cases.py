@@ -13,8 +13,9 @@ import tempfile
 import unittest
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cache
+from inspect import getattr_static
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -80,40 +81,22 @@ class KitTestCase(unittest.TestCase):
     def run(self, result: unittest.TestResult | None = None) -> unittest.TestResult | None:
         """Run the test, as unittest does; also after Ctrl-C, which unittest lets skip all cleanups."""
         forget_exchange()
+        # unittest needs a part of the result's methods, and those are there.
+        telling: Any = _Telling(result, self.id()) if result is not None else None
         try:
-            return super().run(result)
+            return super().run(telling)
         except BaseException:
             self.doCleanups()
             self.doClassCleanups()
             raise
 
-    # The four parts of a test, as unittest lets subclasses of its own override them.
-
-    def _callSetUp(self) -> None:
-        with _told(self.id()):
-            super()._callSetUp()
-
-    def _callTestMethod(self, method: Callable[[], None]) -> None:
-        with _told(self.id()):
-            super()._callTestMethod(method)
-
-    def _callTearDown(self) -> None:
-        with _told(self.id()):
-            super()._callTearDown()
-
-    def _callCleanup(self, function: Callable[..., object], *args: Any, **kwargs: Any) -> None:
-        with _told(self.id()):
-            super()._callCleanup(function, *args, **kwargs)
-
-    @contextmanager
-    def subTest(self, *args: Any, **kwargs: Any) -> Iterator[None]:
+    def subTest(self, *args: Any, **kwargs: Any) -> AbstractContextManager[None]:
         forget_exchange()
-        with super().subTest(*args, **kwargs), _told(self.id()):
-            yield
+        return super().subTest(*args, **kwargs)
 
     @classmethod
     def _has_test_data(cls) -> bool:
-        return cls.setUpTestData.__func__ is not KitTestCase.setUpTestData.__func__
+        return _overrides(cls, "setUpTestData", KitTestCase)
 
     @classmethod
     def _make_test_data(cls) -> None:
@@ -135,24 +118,52 @@ class KitTestCase(unittest.TestCase):
         self.assertEqual(count, len(events), f"{count} statements were expected; there were{listed}")
 
 
-@contextmanager
-def _told(name: str) -> Iterator[None]:
-    """Add to a failure the last request, what it did to the database, and how to run the test `name` again."""
-    try:
-        yield
-    except unittest.SkipTest:
-        raise
-    except Exception as error:
-        if not any(note.startswith("rerun: ") for told in getattr(error, "__notes__", ()) for note in told.split("\n")):
-            words = filter(None, [f"{SEED}={run_seed()}", PROGRAM, order_options(), name])
-            error.add_note(f"{last_exchange()}\nrerun: {' '.join(words)}")
-        raise
+class _Telling:
+    """A result that adds to each failure the last request, what it did to the database, and how to run the test again.
+
+    Args:
+        result: Gets the failures and everything else.
+        name: The test.
+    """
+
+    def __init__(self, result: unittest.TestResult, name: str) -> None:
+        self._result, self._name = result, name
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._result, name)
+
+    def addError(self, test: unittest.TestCase, err: Any) -> None:
+        _tell(err[1], self._name)
+        self._result.addError(test, err)
+
+    def addFailure(self, test: unittest.TestCase, err: Any) -> None:
+        _tell(err[1], self._name)
+        self._result.addFailure(test, err)
+
+    def addSubTest(self, test: unittest.TestCase, subtest: unittest.TestCase, err: Any) -> None:
+        if err is not None:
+            _tell(err[1], self._name)
+        self._result.addSubTest(test, subtest, err)
+
+
+def _tell(error: BaseException, name: str) -> None:
+    words = filter(None, [f"{SEED}={run_seed()}", PROGRAM, order_options(), name])
+    error.add_note(f"{last_exchange()}\nrerun: {' '.join(words)}")
 
 
 def _telling(cls: type, action: Callable[[], object]) -> None:
     """Do what belongs to a whole class; its failure says how to run the class again."""
-    with _told(f"{cls.__module__}.{cls.__qualname__}"):
+    try:
         action()
+    except unittest.SkipTest:
+        raise
+    except Exception as error:
+        _tell(error, f"{cls.__module__}.{cls.__qualname__}")
+        raise
+
+
+def _overrides(cls: type, name: str, base: type) -> bool:
+    return getattr_static(cls, name) is not getattr_static(base, name)
 
 
 class _ClassData:
@@ -199,7 +210,7 @@ class ApiTestCase(KitTestCase):
         cls._class_isolation = None
         _guard_class(cls, cls.make_client)
         # Also for a class whose own setUpClass makes rows.
-        if cls._has_test_data() or cls.setUpClass.__func__ is not ApiTestCase.setUpClass.__func__:
+        if cls._has_test_data() or _overrides(cls, "setUpClass", ApiTestCase):
             isolation = _isolation()
             isolation.enter()
             cls.addClassCleanup(_telling, cls, isolation.leave)
@@ -208,7 +219,7 @@ class ApiTestCase(KitTestCase):
 
     def setUp(self) -> None:
         super().setUp()
-        self.client = _shared(self.make_client)
+        self.client = _shared(type(self).make_client)
         if self._class_isolation is None:
             check_outside(binding.database())
         self.isolation = _isolation(self._class_isolation)
@@ -266,7 +277,7 @@ class CommittedApiTestCase(KitTestCase):
         _guard_class(cls, cls.make_client)
 
     def setUp(self) -> None:
-        self.client = _shared(self.make_client)
+        self.client = _shared(type(self).make_client)
         guard = Guard(binding.database())
         guard.enter()
         self.addCleanup(guard.leave)

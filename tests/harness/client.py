@@ -117,7 +117,7 @@ class ApiClient:
 
     def get(self, path: str, *, user: Any = None, status: int = 200, **headers: str) -> TestResponse:
         """Send GET; see `request`."""
-        return self.request("GET", path, user=user, status=status, **headers)
+        return self.request("GET", path, b"", user=user, status=status, **headers)
 
     def post(self, path: str, body: object, *, user: Any = None, status: int = 201, **headers: str) -> TestResponse:
         """Send POST with `body` as JSON; see `request`."""

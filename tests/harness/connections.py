@@ -14,6 +14,7 @@ from psycopg2 import InterfaceError, OperationalError, ProgrammingError, extensi
 
 from tests.harness.cursors import Cursor, cursor_class, is_class_of
 from tests.harness.gate import Gate, Reread, Send
+from tests.harness.sessions import Session
 
 
 @cache
@@ -22,11 +23,22 @@ def connection_class(wanted: Any, mixin: type) -> Any:
     return mixin if wanted in (None, extensions.connection) else type(wanted.__name__, (wanted, mixin), {})
 
 
+def wanted_cursor(conn: extensions.connection, factory: Any) -> Any:
+    """Return the class of cursors that a call of `conn.cursor(cursor_factory=factory)` asks for."""
+    default: Any = conn.cursor_factory
+    return factory or default or extensions.cursor
+
+
 class Connection(extensions.connection):
     """A connection of the code under test inside a sandbox.
 
     For the driver's own code in C it is a connection that was never made, which fails if it is used.
     """
+
+    gate: Gate
+    session: Session
+    ends: int
+    _cursors: "WeakSet[Cursor]"
 
     def __new__(cls, gate: Gate) -> "Connection":
         made: Connection = super().__new__(cls)
@@ -35,8 +47,6 @@ class Connection(extensions.connection):
         made._cursors = WeakSet()
         made.ends = 0
         return made
-
-    _cursors: "WeakSet[Cursor]"
 
     def __init__(self, *_: Any) -> None:
         # It has to be a connection, for `register_type` and its kin; this one libpq refuses at once.
@@ -61,11 +71,11 @@ class Connection(extensions.connection):
         self._cursors.add(cursor)
         cursor.string_types = dict(self.string_types)
 
-    def cursor(
+    def cursor(  # type: ignore[override]  # One signature in place of the stub's overloads.
         self, name: str | None = None, cursor_factory: Any = None, withhold: bool = False, scrollable: Any = None
     ) -> Any:
         self._check()
-        wanted = cursor_factory or self.cursor_factory or extensions.cursor
+        wanted = wanted_cursor(self, cursor_factory)
         if not is_class_of(wanted, extensions.cursor):
             self.gate.escapes.refuse("a cursor factory is not a class of cursors")
         made = cursor_class(wanted, name is not None)(self, name)

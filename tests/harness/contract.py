@@ -79,7 +79,7 @@ def described_answers() -> frozenset[Answer]:
         for status in filter(str.isdecimal, operation["responses"]):
             content = _described(operation, int(status)).get("content", {}).values()
             codes = {code for media in content for code in _codes(media.get("schema", {}))} if status >= "4" else set()
-            found |= {(_id(operation), int(status), code) for code in codes or {None}}
+            found |= {(_id(operation), int(status), code) for code in codes or [None]}
     return frozenset(found)
 
 
@@ -104,7 +104,7 @@ def _operations() -> Iterator[tuple[str, str, dict[str, Any]]]:
 
 
 def _id(operation: dict[str, Any]) -> str:
-    return operation["operationId"]
+    return str(operation["operationId"])
 
 
 def _described(operation: dict[str, Any], status: int) -> Any:

@@ -1,7 +1,7 @@
 """The cursors of psycopg2 that the code under test gets: they send everything through their connection."""
 
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 from psycopg2 import InterfaceError, ProgrammingError, extensions
@@ -30,12 +30,13 @@ class Cursor(extensions.cursor):
     _count: int | None = None
 
     def __init__(self, conn: Any, *arguments: Any, **options: Any) -> None:
-        self._conn = conn
+        self._conn: Any = conn
         super().__init__(conn.real, *arguments, **options)
         conn.note_cursor(self)
 
+    # The stubs have an attribute, but the driver does not let anyone set it either.
     @property
-    def connection(self) -> Any:
+    def connection(self) -> Any:  # type: ignore[override]
         return self._conn
 
     @property
@@ -65,14 +66,14 @@ class Cursor(extensions.cursor):
 
     def executemany(self, query: Any, vars_list: Any) -> None:
         send, count = super().executemany, 0
-        for one in vars_list:
-            self._run(query, lambda one=one: send(query, [one]), lambda one=one: self.mogrify(query, one).decode())
+        for values in vars_list:
+            self._run(query, partial(send, query, [values]), lambda: self.mogrify(query, values).decode())  # noqa: B023
             count = -1 if count == -1 or super().rowcount == -1 else count + super().rowcount
         self._count = count
 
-    def callproc(self, procname: str, parameters: Any = None) -> Any:
+    def callproc(self, procname: Any, parameters: Any = None, /) -> Any:
         send, given = super().callproc, () if parameters is None else (parameters,)
-        return self._run(f'SELECT * FROM "{procname}"()', lambda: send(procname, *given))
+        return self._run(f'SELECT * FROM "{_text(procname, self)}"()', lambda: send(procname, *given))
 
     def copy_from(self, file: Any, table: str, *arguments: Any, **options: Any) -> None:
         send = super().copy_from

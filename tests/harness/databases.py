@@ -205,8 +205,8 @@ class Databases:
 
     def _publish(self, draft: RunDatabase, name: str) -> None:
         """Make `draft` the template `name`, all at once: a template that exists is complete."""
-        parts = {"draft": sql.Identifier(draft.name), "name": sql.Identifier(name)}
-        parts["comment"] = sql.Literal(self._described(template=True))
+        comment = sql.Literal(self._described(template=True))
+        parts = {"draft": sql.Identifier(draft.name), "name": sql.Identifier(name), "comment": comment}
         change = "ALTER DATABASE {draft} IS_TEMPLATE true ALLOW_CONNECTIONS false"
         renamed = "; ALTER DATABASE {draft} RENAME TO {name}; COMMENT ON DATABASE {name} IS {comment}"
         try:

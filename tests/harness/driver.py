@@ -4,6 +4,7 @@ Inside a sandbox it returns connections that share one real connection (`tests.h
 returns real connections that note what they are used for (`tests.harness.guard`).
 """
 
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, Protocol
 
@@ -11,7 +12,7 @@ import psycopg2
 from psycopg2 import extensions
 from psycopg2.extensions import parse_dsn
 
-real_connect = psycopg2.connect
+real_connect: Callable[..., Any] = psycopg2.connect
 # They change how a connection is made and named, and nothing that a statement sees.
 _HARMLESS = ("application_name", "connect_timeout", "password", "sslmode", "tcp_user_timeout", "client_encoding")
 

@@ -7,7 +7,7 @@ is for `tests.harness.gates` (what a whole run must show) and `tests.harness.rep
 import functools
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -41,7 +41,7 @@ class Findings:
     files: Counter[str] = field(default_factory=Counter)
     sandboxes: int = 0
     statements: int = 0
-    seconds: Counter[tuple[str, str]] = field(default_factory=Counter)
+    seconds: dict[tuple[str, str], float] = field(default_factory=lambda: defaultdict(float))
 
     def clear(self) -> None:
         """Forget all notes: a worker begins with none."""
@@ -56,7 +56,8 @@ class Findings:
         self.files += others.files
         self.sandboxes += others.sandboxes
         self.statements += others.statements
-        self.seconds += others.seconds
+        for spent, seconds in others.seconds.items():
+            self.seconds[spent] += seconds
 
     def spent_on(self, kind: str) -> float:
         """Return the seconds spent on something, in tests and in fixtures."""

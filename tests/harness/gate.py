@@ -325,5 +325,6 @@ def _no_transaction(what: str) -> Error:
     """Return PostgreSQL's error for a statement that needs a transaction, as the driver would raise it."""
     said = f"{what} can only be used in transaction blocks\n"
     error = errors.NoActiveSqlTransaction(said)
-    error.__setstate__({"pgerror": f"ERROR:  {said}", "pgcode": "25P01"})
+    state: Any = error
+    state.__setstate__({"pgerror": f"ERROR:  {said}", "pgcode": "25P01"})
     return error

@@ -13,7 +13,7 @@ from psycopg2 import Error, extensions
 
 from tests.harness import driver
 from tests.harness.backend import CHANGES_SCHEMA, Backend
-from tests.harness.connections import connection_class
+from tests.harness.connections import connection_class, wanted_cursor
 from tests.harness.cursors import Cursor, cursor_class, is_class_of
 from tests.harness.escapes import Escapes, line_of_project
 from tests.harness.findings import spending
@@ -62,7 +62,8 @@ class Watch:
         """Return a watched connection; None for a kind that cannot be watched."""
         if is_async or not is_class_of(factory, extensions.connection):
             return None
-        made = driver.real_connect(connection_factory=connection_class(factory, WatchedConnection), **parameters)
+        kind = connection_class(factory, WatchedConnection)
+        made: WatchedConnection = driver.real_connect(connection_factory=kind, **parameters)
         made.session, made.database_name = Session(Backend(made)), parameters.get("dbname")
         self.connections.add(made)
         return made
@@ -98,7 +99,7 @@ class WatchedConnection(extensions.connection):
     def cursor(
         self, name: Any = None, cursor_factory: Any = None, withhold: bool = False, scrollable: Any = None
     ) -> Any:
-        wanted = cursor_factory or self.cursor_factory or extensions.cursor
+        wanted = wanted_cursor(self, cursor_factory)
         if is_class_of(wanted, extensions.cursor):
             wanted = cursor_class(wanted, name is not None)
         return super().cursor(name, wanted, withhold, scrollable)

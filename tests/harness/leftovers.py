@@ -59,9 +59,10 @@ def end_with_parent(number: int) -> None:
 
 
 def _descendants(process: psutil.Process) -> list[psutil.Process]:
-    with contextlib.suppress(psutil.NoSuchProcess):
-        return process.children(recursive=True)
-    return []
+    try:
+        return list(process.children(recursive=True))
+    except psutil.NoSuchProcess:
+        return []
 
 
 def _control(option: int, value: int) -> None:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from peewee import PostgresqlDatabase
 
 from tests.harness.backend import literal
-from tests.harness.databases import close_connections
+from tests.harness.databases import RunDatabase, close_connections
 from tests.harness.guard import Guard, forget_outside
 from tests.harness.postgres import clone, current_url, drop, point_at
 from tests.harness.tables import ask, delete_rows, hang_up, table_names
@@ -24,6 +24,8 @@ class ClonedDatabase:
         source: Whose clone to make instead; nobody may be connected to its own.
     """
 
+    _clone: RunDatabase
+
     def __init__(self, database: PostgresqlDatabase, source: "ClonedDatabase | None" = None) -> None:
         self._database = database
         self._source = source
@@ -34,7 +36,7 @@ class ClonedDatabase:
         # A database with connections cannot be cloned.
         close_connections()
         hang_up()
-        self._clone = clone("parity", self._source and self._source._clone)
+        self._clone = clone("parity", self._source._clone if self._source else None)
         point_at(self._clone.url)
 
     def leave(self) -> None:

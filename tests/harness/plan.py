@@ -39,7 +39,7 @@ class Plan:
         else:
             groups.sort(key=lambda group: -sum(seconds.get(tests[index].id(), UNKNOWN) for index in group))
             self.queues[0].extend(groups)
-        self.alone = deque([alone] if alone else [])
+        self.alone = deque[Group]([alone] if alone else [])
 
 
 def _shares(test: unittest.TestCase) -> bool:

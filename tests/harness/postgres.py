@@ -177,7 +177,7 @@ def _given(text: Hidden, reason: str) -> Server:
         url = DatabaseUrl.read(text)
         with closing(psycopg2.connect(url)) as connection, connection.cursor() as cursor:
             cursor.execute("SELECT rolcreatedb OR rolsuper, current_user FROM pg_roles WHERE rolname = current_user")
-            may_create, role = cursor.fetchone()
+            ((may_create, role),) = cursor.fetchall()
     except UnreadableUrlError as error:
         problem = f"{URL}: {error}"
     except psycopg2.Error as error:

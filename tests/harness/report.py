@@ -123,7 +123,7 @@ def _commit() -> str:
 def main(arguments: Sequence[str]) -> int:
     """Run the tests, write the report, and return the exit status."""
     program = runner.run(arguments, Recorder)
-    result = program.result
+    result = program.report
     if not isinstance(result, Recorder):
         say("scripts/report: there is nothing to report, because these options run no tests")
         return program.status or WRONG_OPTIONS

@@ -1,7 +1,6 @@
 """Recommendations: what to do about the gaps of a run, the most important first."""
 
 import ast
-import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
@@ -98,7 +97,8 @@ def on_file(name: str, missing: Sequence[str], root: Path = ROOT) -> Iterator[Ad
     functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
     gaps: dict[str, list[tuple[int, str, int]]] = defaultdict(list)
     for place in missing:
-        first, last = re.match(r"(\d+)(?:-(\d+))?", place).groups()
+        # "7-9", "7->12" or "7->exit"
+        first, _, last = place.partition("->")[0].partition("-")
         lines = range(int(first), int(last or first) + 1)
         around = [node for node in functions if node.lineno <= lines[0] <= (node.end_lineno or 0)]
         function = f"{max(around, key=lambda node: node.lineno).name}()" if around else "module level"

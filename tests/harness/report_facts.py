@@ -76,7 +76,7 @@ def gather(program: Any, tests: Sequence[Test], *, started: datetime, commit: st
         started: When the run began, aware.
         commit: The version of the code under test.
     """
-    findings: Findings = program.result.findings
+    findings: Findings = program.report.findings
     facts = {
         "summary": _summary(program, tests, started),
         "environment": dict(_environment(commit)),
@@ -86,7 +86,7 @@ def gather(program: Any, tests: Sequence[Test], *, started: datetime, commit: st
         "code": program.coverage and asdict(program.coverage),
         "contract": _contract(findings),
         "access": _access(findings),
-        "time": _time(program.result.seconds, findings),
+        "time": _time(program.report.seconds, findings),
     }
     facts["scope"] = dict(_scope(facts, findings))
     facts["recommendations"] = recommendations(facts)
@@ -178,7 +178,7 @@ def _access(findings: Findings) -> dict[str, Any] | None:
 
 def _time(seconds: Mapping[str, float], findings: Findings) -> dict[str, Any]:
     """Return where the time went, the slowest tests, and the cost of the sandbox."""
-    spent = Counter({words: findings.spent_on(kind) for kind, words in KINDS.items()})
+    spent = {words: findings.spent_on(kind) for kind, words in KINDS.items()}
     for phase, words in REST.items():
         total = sum(each for name, each in seconds.items() if name.startswith(FIXTURES) == (phase == "fixtures"))
         measured = sum(each for (where, _), each in findings.seconds.items() if where == phase)
@@ -186,11 +186,15 @@ def _time(seconds: Mapping[str, float], findings: Findings) -> dict[str, Any]:
     sandbox = findings.spent_on("sandbox")
     return {
         "total": sum(seconds.values()),
-        "kinds": [(words, each) for words, each in spent.most_common() if each],
-        "slowest": Counter(seconds).most_common(SLOWEST),
+        "kinds": [(words, each) for words, each in _slowest_first(spent) if each],
+        "slowest": _slowest_first(seconds)[:SLOWEST],
         "sandboxes": findings.sandboxes,
         "sandbox_ms": 1000 * sandbox / findings.sandboxes if findings.sandboxes else 0.0,
     }
+
+
+def _slowest_first(seconds: Mapping[str, float]) -> list[tuple[str, float]]:
+    return sorted(seconds.items(), key=lambda item: -item[1])
 
 
 def _scope(facts: Mapping[str, Any], findings: Findings) -> Iterator[tuple[str, str]]:

@@ -94,15 +94,18 @@ class Program(unittest.TestProgram):
 
     Attributes:
         status: The exit status.
-        result: The result; None for `--bisect`.
+        report: The result of the last run of tests; None if no tests ran for a result (`--bisect`).
         coverage: The coverage of a run of all tests; None for other runs.
         shortfalls: What a run of all tests should have shown and has not, in words.
     """
 
+    result: Result
+    tb_locals: bool
+
     def __init__(self, own: argparse.Namespace, arguments: Sequence[str], resultclass: type[Result] = Result) -> None:
         self.own = own
         self.status = PASSED
-        self.result: Result | None = None
+        self.report: Result | None = None
         self.coverage: gates.CodeCoverage | None = None
         self.shortfalls: list[str] = []
         runner = type("Runner", (unittest.TextTestRunner,), {"resultclass": resultclass})
@@ -129,9 +132,9 @@ class Program(unittest.TestProgram):
                 self._compare(tests)
             else:
                 self._run(tests)
-        if self.result is not None:
-            say_skips(self.result)
-            say_cost(self.result)
+        if self.report is not None:
+            say_skips(self.report)
+            say_cost(self.report)
         if self._measurement is not None and self.status != INTERRUPTED:
             self._check_gates(self._measurement.end())
 
@@ -158,7 +161,7 @@ class Program(unittest.TestProgram):
         def run(mode: str, part: Sequence[unittest.TestCase]) -> Result | None:
             cases.use_isolation(self.own.parity if mode == "commit" else mode)
             self._run(part)
-            return None if self.status == INTERRUPTED else self.result
+            return None if self.status == INTERRUPTED else self.report
 
         self.status = parity(chosen, run, lambda: self.status)
 
@@ -166,6 +169,7 @@ class Program(unittest.TestProgram):
         self.test = suite = self._workers(tests, self.own.parallel or 1)
         Result.expected = suite.countTestCases()
         super().runTests()
+        self.report = self.result
         self.status = INTERRUPTED if suite.interrupted else status_of(self.result)
         remember(MEMORY, self.result.seconds)
         if self.own.durations is not None:
@@ -173,7 +177,8 @@ class Program(unittest.TestProgram):
 
     def _workers(self, tests: Sequence[unittest.TestCase], processes: int) -> Workers:
         plan = Plan(tests, processes, recall(MEMORY), fixed=order.seed is not None)
-        return Workers(plan, Options(self.failfast, self.buffer, self.tb_locals, self.warnings), self.own.limit)
+        options = Options(bool(self.failfast), bool(self.buffer), self.tb_locals, self.warnings)
+        return Workers(plan, options, self.own.limit)
 
 
 def prepare() -> None:
@@ -195,7 +200,7 @@ def _loaded(name: str) -> Any:
 def recall(memory: Path) -> dict[str, float]:
     """Return the durations of the tests in earlier runs, by id."""
     try:
-        return json.loads(memory.read_text("utf-8"))
+        return dict(json.loads(memory.read_text("utf-8")))
     except (OSError, ValueError):
         return {}
 

@@ -50,7 +50,7 @@ class Sandbox:
             introduce(self._database)
             shut(self._database)
             self._threads = set(threading.enumerate())
-            self._opened: list[tuple[weakref.ref[extensions.connection], str]] = []
+            self._opened: list[tuple[weakref.ref[Connection], str]] = []
             self._has_begun = False
             self._entered.append(self)
             driver.install(self)
@@ -102,7 +102,7 @@ class Sandbox:
             self._escapes.refuse("a connection was asked for that is not an ordinary one of psycopg2")
         with self._making:
             gate = self._ready(parameters)
-        made = connection_class(factory, Connection)(gate)
+        made: Connection = connection_class(factory, Connection)(gate)
         self._opened.append((weakref.ref(made), line_of_project()))
         return made
 
@@ -145,7 +145,7 @@ class Sandbox:
     def _look_around(self) -> None:
         """Note what the test has left behind, and close its connections."""
         gate = self._gate if self._has_begun else None
-        mine = [made for made, _ in self._opened if made() is not None]
+        mine = [made for made, _ in self._opened]
         if gate:
             with gate.turn:
                 for made in mine:
@@ -154,7 +154,7 @@ class Sandbox:
                         gate.left_open(conn.session)
         if not shut(self._database) and not self._escapes:
             self._escapes.note("a transaction was left open", "commit it or roll it back", "")
-        if any(made() is not None and not made().closed for made in mine):
+        if any((conn := made()) is not None and not conn.closed for made in mine):
             # Some may only wait for the garbage collector.
             gc.collect()
         for made, where in self._opened:

@@ -7,11 +7,11 @@ statements. The result is cached for each text.
 import itertools
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
+from sqlglot import Token, TokenType
 from sqlglot.dialects.postgres import Postgres
 from sqlglot.errors import TokenError
-from sqlglot.tokens import Token, TokenType
 
 # Functions that reach further than the statement that calls them.
 _NOTED = ("set_config", "current_setting", "pg_notify")
@@ -42,7 +42,7 @@ _LITERALS = {
 
 class _Tokenizer(Postgres.Tokenizer):
     # sqlglot does not look into some statements; here each one is read to its end.
-    COMMANDS = frozenset()
+    COMMANDS: ClassVar[set[TokenType]] = set()
 
 
 class Statement(NamedTuple):

@@ -4,7 +4,7 @@ import os
 from functools import cache, lru_cache
 from typing import Any
 
-from peewee import sort_models
+from peewee import sort_models  # type: ignore[attr-defined]  # The stubs leave it out.
 
 from tests import binding
 from tests.harness.driver import real_connect

@@ -125,7 +125,7 @@ def parity(tests: Tests, run: Callable[[str, Tests], Result | None], status: Cal
 
 def differences(sandbox: Result, commit: Result) -> list[str]:
     """Return the tests with different verdicts, with both, as text."""
-    names = {**sandbox.verdicts, **commit.verdicts}
+    names = list({**sandbox.verdicts, **commit.verdicts})
     if sandbox.shouldStop or commit.shouldStop:
         # A run that stopped at its first failure says nothing about the tests that did not run.
         names = [name for name in names if name in sandbox.verdicts and name in commit.verdicts]

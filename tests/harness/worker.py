@@ -257,13 +257,14 @@ def work(tests: Sequence[unittest.TestCase], connection: Connection, options: Op
     faulthandler.register(SHOW_STACKS, file=stacks)
     findings.clear()
     reporter = Reporter(connection)
+    resultclass: Any = lambda *_, **__: reporter  # noqa: E731 - the stubs want a class that prints.
     runner = unittest.TextTestRunner(
         io.StringIO(),
         failfast=options.failfast,
         buffer=options.buffer,
         tb_locals=options.tb_locals,
         warnings=options.warnings,
-        resultclass=lambda *_, **__: reporter,
+        resultclass=resultclass,
     )
     suite = _Received(tests, connection, reporter)
     try:

@@ -56,8 +56,9 @@ class Workers(unittest.TestSuite):
         """Return the number of tests."""
         return len(self._plan.tests)
 
-    def run(self, result: Result, debug: bool = False) -> Result:
+    def run(self, result: unittest.TestResult, debug: bool = False) -> Result:
         """Run all tests; after Ctrl-C, end the workers and return the results so far."""
+        assert isinstance(result, Result), "unittest's own result would lose verdicts, times and findings"
         result.buffer = False  # The workers capture output.
         workers: list[_Worker] = []
         try:
@@ -303,12 +304,12 @@ def _end(workers: Iterable[_Worker]) -> None:
 
 def _add(result: Result, test: Any, outcome: Outcome) -> None:
     """Add an outcome to `result` as if the test, or fixture, had run here."""
-    subject = outcome.subject or test
+    subject: Any = outcome.subject or test
     which = subject.id().removeprefix(test.id())
     result.verdicts.setdefault(test.id(), []).append((outcome.verdict, which))
     # The result counts and shows this error; then the worker's text replaces it.
     kind = AssertionError if outcome.verdict != "error" else RuntimeError
-    error = (kind, kind("see the worker's text"), None)
+    error: Any = (kind, kind("see the worker's text"), None)
     match outcome.verdict:
         case "passed" if subject is test:
             result.addSuccess(test)

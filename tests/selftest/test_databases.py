@@ -105,7 +105,7 @@ class VariableTest(unittest.TestCase):
 
     def test_a_role_that_may_not_create_databases_is_named(self):
         with mock.patch("psycopg2.connect") as connect:
-            connect.return_value.cursor.return_value.__enter__.return_value.fetchone.return_value = (False, "reader")
+            connect.return_value.cursor.return_value.__enter__.return_value.fetchall.return_value = [(False, "reader")]
             message, _ = self.said("postgresql://reader@h/d")
         self.assertEqual(f"{postgres.URL}: the role reader may not create databases (ALTER ROLE … CREATEDB)", message)
 

@@ -84,7 +84,7 @@ def facts_of(findings: Findings, files: Sequence[gates.File] | None, tests: Sequ
     if files is not None:
         program.coverage = gates.CodeCoverage(90.0, 100, 20, files)
         program.shortfalls = gates.shortfalls(findings, program.coverage)
-    program.result.findings, program.result.seconds = findings, {test.name: test.seconds for test in tests}
+    program.report.findings, program.report.seconds = findings, {test.name: test.seconds for test in tests}
     return gather(program, tests, started=datetime.now(UTC), commit="0123abc")
 
 

@@ -48,7 +48,8 @@ def _rows() -> list[tuple[Operation, dict[str, Answer]]]:
             row: dict[str, Answer] = dict.fromkeys((*STRANGERS, *KNOWN), operation.declared.success.status)
         else:
             answers = EXCEPTIONS.get(str(operation)) or _default(operation)
-            row = dict.fromkeys(STRANGERS, UNAUTHORIZED) | dict(zip(KNOWN, answers, strict=True))
+            known: dict[str, Answer] = dict(zip(KNOWN, answers, strict=True))
+            row = {**dict.fromkeys(STRANGERS, UNAUTHORIZED), **known}
         rows.append((operation, row))
     return rows
 

@@ -97,7 +97,7 @@ class LiveShop(LiveServer):
         arguments: Iterable[str] = (),
     ) -> None:
         port = port or free_port()
-        home = [] if data_dir is None else ["--data-dir", data_dir]
+        home = [] if data_dir is None else ["--data-dir", str(data_dir)]
         command = serve_command(port, *home, *arguments)
         super().__init__(command, inherited() | dict(environment or {}), READY, port)
 
