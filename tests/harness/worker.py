@@ -33,6 +33,8 @@ VERDICTS = {
 }
 # The parent sends this signal to a worker that exceeds the time limit; the worker writes where its threads are.
 SHOW_STACKS = signal.SIGUSR1
+# These signals interrupt a worker: Ctrl-C at a terminal, and the end of the run.
+END_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @dataclass(frozen=True)
@@ -250,9 +252,8 @@ def work(tests: Sequence[unittest.TestCase], connection: Connection, options: Op
         options: For unittest.
         stacks: Where `SHOW_STACKS` writes the stacks of all threads.
     """
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in END_SIGNALS:
         signal.signal(number, _interrupt)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     end_with_parent(signal.SIGTERM)
     faulthandler.register(SHOW_STACKS, file=stacks)
     findings.clear()
@@ -268,6 +269,7 @@ def work(tests: Sequence[unittest.TestCase], connection: Connection, options: Op
     )
     suite = _Received(tests, connection, reporter)
     try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, END_SIGNALS)  # The parent has blocked them.
         runner.run(suite)
         reporter.flush()
         connection.send(Done(findings))
@@ -275,6 +277,8 @@ def work(tests: Sequence[unittest.TestCase], connection: Connection, options: Op
     except (KeyboardInterrupt, EOFError, BrokenPipeError):
         _clean_up(reporter.running, suite.kind)
         return INTERRUPTED
+    finally:
+        _ignore_signals()  # A signal must not interrupt the exit: this process would go on with the work of its parent.
 
 
 def _clean_up(test: unittest.TestCase | None, kind: type[unittest.TestCase] | None) -> None:
@@ -287,9 +291,12 @@ def _clean_up(test: unittest.TestCase | None, kind: type[unittest.TestCase] | No
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:
-    # Once only: Ctrl-C and the parent both send a signal, and the second would interrupt the clean-up. Processes that
-    # the clean-up starts would inherit SIG_IGN.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: None)
+    # Once only: Ctrl-C and the parent both send a signal, and the second would interrupt the clean-up.
+    _ignore_signals()
     # Not SystemExit: unittest would take that for an error of the test and go on.
     raise KeyboardInterrupt
+
+
+def _ignore_signals() -> None:
+    for number in END_SIGNALS:
+        signal.signal(number, lambda *_: None)  # Not SIG_IGN, which processes that the clean-up starts would inherit.

@@ -24,7 +24,7 @@ from typing import Any
 from tests.harness.order import classname, order_options
 from tests.harness.plan import Group, Plan
 from tests.harness.results import FAILED, PROGRAM, Result
-from tests.harness.worker import SHOW_STACKS, Done, Finished, Idle, Options, Outcome, Started, Subject, work
+from tests.harness.worker import END_SIGNALS, SHOW_STACKS, Done, Finished, Idle, Options, Outcome, Started, Subject, work
 
 # Seconds that interrupted workers have to clean up, all together.
 GRACE = 10.0
@@ -277,11 +277,17 @@ def _fork(job: Callable[[], int], connections: Iterable[Connection]) -> int:
 @contextlib.contextmanager
 def _interrupted_later() -> Iterator[None]:
     """Delay Ctrl-C to the end of the block; a process that is forked in the block delays it until it is ready."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    arrived: list[int] = []
+    # Blocking the signal is not enough: another thread may take it, and Python calls the handler in this one.
+    handler = signal.signal(signal.SIGINT, lambda number, _frame: arrived.append(number))
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, END_SIGNALS)
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.signal(signal.SIGINT, handler)
+    if arrived:
+        signal.raise_signal(signal.SIGINT)
 
 
 def _end(workers: Iterable[_Worker]) -> None:

@@ -31,8 +31,8 @@ class KeeperTest(unittest.TestCase):
         with mock.patch("signal.signal"):  # Only the main thread may use it.
             thread = threading.Thread(target=keeper.keep, args=(writing, 0.5))
             thread.start()
-        self.addCleanup(thread.join)
-        self.assertEqual(b"", os.read(reading, 1), "the pipe is closed when the server is ready")
+            self.addCleanup(thread.join)
+            self.assertEqual(b"", os.read(reading, 1), "the pipe is closed when the server is ready")
         url = json.loads(self.state.read_text())["url"]
         keeper.use()
         self.assertEqual(url, os.environ[f"{binding.PREFIX}DATABASE_URL"])
