@@ -24,7 +24,18 @@ from typing import Any
 from tests.harness.order import classname, order_options
 from tests.harness.plan import Group, Plan
 from tests.harness.results import FAILED, PROGRAM, Result
-from tests.harness.worker import END_SIGNALS, SHOW_STACKS, Done, Finished, Idle, Options, Outcome, Started, Subject, work
+from tests.harness.worker import (
+    END_SIGNALS,
+    SHOW_STACKS,
+    Done,
+    Finished,
+    Idle,
+    Options,
+    Outcome,
+    Started,
+    Subject,
+    work,
+)
 
 # Seconds that interrupted workers have to clean up, all together.
 GRACE = 10.0
