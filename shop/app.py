@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import Any
 
 import falcon
 
@@ -24,15 +24,32 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-class Services(NamedTuple):
-    """The objects that the resources share."""
+class Services:
+    """The objects that the resources share; arguments and errors as for `create_app`."""
 
-    passwords: Passwords
-    rate_limit: LoginRateLimit
-    tokens: Tokens
-    cursors: Cursors
-    clock: Callable[[], datetime]
-    is_draining: Callable[[], bool]
+    def __init__(
+        self,
+        settings: Settings,
+        clock: Callable[[], datetime] = utc_now,
+        is_draining: Callable[[], bool] = lambda: False,
+        observer: Observer | None = None,
+    ) -> None:
+        if settings.secret_key is None:
+            raise ValueError("settings.secret_key is required")
+        keys = settings.secret_key.get_secret_value(), [key.get_secret_value() for key in settings.secret_key_fallbacks]
+        self.clock = clock
+        self.is_draining = is_draining
+        self.tokens = Tokens(*keys, lifetime=settings.token_ttl, clock=clock)
+        self.cursors = Cursors(*keys)
+        self.rate_limit = LoginRateLimit(max_failures=settings.login_max_failures, window=settings.login_window)
+        self.passwords = Passwords(
+            time_cost=settings.argon2_time_cost,
+            memory_cost=settings.argon2_memory_cost,
+            parallelism=settings.argon2_parallelism,
+            # The other threads, as many as there are connections, answer requests that need no hash.
+            slots=max(1, settings.threads - settings.database_connections),
+            on_change=observer.count_hashing if observer else lambda _: None,
+        )
 
 
 def create_app(
@@ -53,7 +70,7 @@ def create_app(
     Raises:
         ValueError: `settings` has no database URL or no secret key.
     """
-    services = make_services(settings, clock, is_draining, observer)
+    services = Services(settings, clock, is_draining, observer)
     database.configure(settings)
     app: falcon.App[Any, Any] = falcon.App(
         middleware=[
@@ -72,42 +89,19 @@ def create_app(
     return app
 
 
-def make_services(
-    settings: Settings,
-    clock: Callable[[], datetime] = utc_now,
-    is_draining: Callable[[], bool] = lambda: False,
-    observer: Observer | None = None,
-) -> Services:
-    """Return the objects that the resources share; arguments and errors as for `create_app`."""
-    if settings.secret_key is None:
-        raise ValueError("settings.secret_key is required")
-    keys = settings.secret_key.get_secret_value(), [key.get_secret_value() for key in settings.secret_key_fallbacks]
-    passwords = Passwords(
-        time_cost=settings.argon2_time_cost,
-        memory_cost=settings.argon2_memory_cost,
-        parallelism=settings.argon2_parallelism,
-        # The other threads, as many as there are connections, answer requests that need no hash.
-        slots=max(1, settings.threads - settings.database_connections),
-        on_change=observer.count_hashing if observer else lambda _: None,
-    )
-    rate_limit = LoginRateLimit(max_failures=settings.login_max_failures, window=settings.login_window)
-    tokens = Tokens(*keys, lifetime=settings.token_ttl, clock=clock)
-    return Services(passwords, rate_limit, tokens, Cursors(*keys), clock, is_draining)
-
-
 def make_routes(services: Services) -> dict[str, object]:
     """Return the route table: each URL template with its resource."""
-    passwords, rate_limit, tokens, cursors, clock, is_draining = services
+    passwords, clock = services.passwords, services.clock
     routes: dict[str, object] = {
         "/users": users.UsersResource(passwords, clock),
-        "/users/login": users.LoginResource(passwords, rate_limit, tokens, clock),
+        "/users/login": users.LoginResource(passwords, services.rate_limit, services.tokens, clock),
         "/users/{user_id}": users.UserResource(),
-        "/users/{user_id}/orders": users.UserOrdersResource(cursors),
+        "/users/{user_id}/orders": users.UserOrdersResource(services.cursors),
         "/orders": orders.OrdersResource(clock),
         "/orders/{order_id}": orders.OrderResource(clock),
         "/orders/{order_id}/events": orders.OrderEventsResource(),
         "/livez": health.LivenessResource(),
-        "/readyz": health.ReadinessResource(is_draining),
+        "/readyz": health.ReadinessResource(services.is_draining),
         "/openapi.json": page.OpenApiResource(lambda: build_openapi(routes)),
         "/docs": page.DocsResource(),
         "/docs/{asset}": page.DocsAssetResource(),

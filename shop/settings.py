@@ -10,13 +10,21 @@ from typing import Annotated, Any, Literal, Self
 
 from psycopg2 import ProgrammingError
 from psycopg2.extensions import parse_dsn
-from pydantic import Field, PrivateAttr, SecretStr, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    PrivateAttr,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 PREFIX = "SHOP_"
 # RFC 7518, section 3.2: an HS256 key has at least as many bits as the hash.
 MIN_KEY_BYTES = 32
-Network = IPv4Network | IPv6Network
 # Kubernetes sets variables for each Service in every container. For Services named `shop` or `shop-…` they have our
 # prefix: https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables
 _SERVICE_LINK = re.compile(r"(tcp|udp|sctp)://.+:[0-9]+", re.IGNORECASE)
@@ -27,6 +35,54 @@ _SERVICE_VARIABLE = re.compile(
 _VARIABLE_OF_OTHERS = re.compile(r"SHOP_(TEST_\w+|(\w+_)?IMAGE|PUBLISH|STOP_GRACE_PERIOD)")
 # The header Origin as browsers send it (RFC 6454, section 6.2).
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
+
+
+def _separated(value: object) -> object:
+    """Split the text of a variable at its commas."""
+    return tuple(filter(None, map(str.strip, value.split(",")))) if isinstance(value, str) else value
+
+
+def _key(key: SecretStr) -> SecretStr:
+    if len(key.get_secret_value().encode()) < MIN_KEY_BYTES:
+        raise ValueError(f"must have at least {MIN_KEY_BYTES} bytes")
+    return key
+
+
+def _postgres_url(url: SecretStr) -> SecretStr:
+    scheme, separator, rest = url.get_secret_value().partition("://")
+    if not separator or scheme not in ("postgresql", "postgres"):
+        raise ValueError("must be a URL that begins with postgresql://")
+    try:
+        parse_dsn(f"postgresql://{rest}")
+    except ProgrammingError:
+        # libpq's own message contains the URL with its password.
+        raise ValueError("is not a URL that PostgreSQL's client library understands") from None
+    return SecretStr(f"postgresql://{rest}")
+
+
+def _network(text: object) -> object:
+    try:
+        return ip_network(text) if isinstance(text, str) else text
+    except ValueError as error:
+        # This includes ambiguous values: 10.0.0.1/8 is an address with the size of a network.
+        raise ValueError(f"must be addresses or networks, separated by commas: {error}") from None
+
+
+def _origin(text: str) -> str:
+    origin = text.lower()
+    if not _ORIGIN.fullmatch(origin):
+        raise ValueError(
+            "must be origins such as https://shop.example.com, without a path or *, separated by commas; "
+            f"{origin!r} is not an origin"
+        )
+    # Browsers omit the scheme's default port.
+    return re.sub(r"^(http(?=://.*:80$)|https(?=://.*:443$))(.*):[0-9]+$", r"\1\2", origin)
+
+
+Key = Annotated[SecretStr, AfterValidator(_key)]
+Network = Annotated[IPv4Network | IPv6Network, BeforeValidator(_network)]
+Origin = Annotated[str, AfterValidator(_origin)]
+SEPARATED = BeforeValidator(_separated)
 
 
 class SettingsError(Exception):
@@ -42,7 +98,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, frozen=True, extra="ignore")
     _options: frozenset[str] = PrivateAttr(frozenset())
 
-    database_url: SecretStr | None = Field(
+    database_url: Annotated[SecretStr, AfterValidator(_postgres_url)] | None = Field(
         None, description="PostgreSQL to use, `postgresql://…`; when unset, the embedded one is started"
     )
     environment: str | None = Field(
@@ -53,12 +109,12 @@ class Settings(BaseSettings):
         description="where the embedded PostgreSQL keeps its data and the secret key; "
         "when unset, `.shop` in the checkout (root: below `/var/lib/shop`), or the user's data directory if installed",
     )
-    secret_key: SecretStr | None = Field(
+    secret_key: Key | None = Field(
         None,
         description=f"key that signs tokens, at least {MIN_KEY_BYTES} bytes; required with `SHOP_DATABASE_URL`, "
         "otherwise generated once and saved in the data directory",
     )
-    secret_key_fallbacks: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
+    secret_key_fallbacks: Annotated[tuple[Key, ...], NoDecode, SEPARATED] = Field(
         (), description="former keys, separated by commas: they verify tokens but do not sign new ones"
     )
     token_ttl: int = Field(3600, ge=1, le=31_536_000, description="how long a token is valid, in seconds")
@@ -130,39 +186,17 @@ class Settings(BaseSettings):
         None, ge=1, le=65535, description="port that serves `/metrics` for Prometheus; when unset, there are no metrics"
     )
     metrics_host: str = Field("127.0.0.1", description="address that serves the metrics; reading them needs no token")
-    trusted_proxies: Annotated[tuple[Network, ...], NoDecode] = Field(
+    trusted_proxies: Annotated[tuple[Network, ...], NoDecode, SEPARATED] = Field(
         (),
         description="addresses or networks, separated by commas, of the proxies whose `X-Forwarded-For` is trusted; "
         "the address is only logged",
     )
 
-    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+    cors_origins: Annotated[tuple[Origin, ...], NoDecode, SEPARATED] = Field(
         (),
         description="origins, separated by commas, whose pages may call the API from a browser, such as "
         "`https://shop.example.com`",
     )
-
-    @field_validator("port", "metrics_port", mode="before")
-    @classmethod
-    def _ignore_service_link(cls, value: object, info: ValidationInfo) -> object:
-        if isinstance(value, str) and _SERVICE_LINK.fullmatch(value):
-            return cls.model_fields[info.field_name or ""].default
-        return value
-
-    @field_validator("cors_origins", mode="before")
-    @classmethod
-    def _split_origins(cls, value: object) -> object:
-        if not isinstance(value, str):
-            return value
-        origins = tuple(filter(None, (part.strip().lower() for part in value.split(","))))
-        for origin in origins:
-            if not _ORIGIN.fullmatch(origin):
-                raise ValueError(
-                    "must be origins such as https://shop.example.com, without a path or *, separated by commas; "
-                    f"{origin!r} is not an origin"
-                )
-        # Browsers omit the scheme's default port.
-        return tuple(re.sub(r"^(http(?=://.*:80$)|https(?=://.*:443$))(.*):[0-9]+$", r"\1\2", each) for each in origins)
 
     webhook_allow_http: bool = Field(
         False, description="whether webhooks may be sent to `http://` URLs; otherwise only to `https://`"
@@ -173,49 +207,11 @@ class Settings(BaseSettings):
         "public internet",
     )
 
-    @field_validator("database_url")
+    @field_validator("port", "metrics_port", mode="before")
     @classmethod
-    def _is_postgres_url(cls, url: SecretStr | None) -> SecretStr | None:
-        if url is None:
-            return None
-        text = url.get_secret_value()
-        scheme, separator, rest = text.partition("://")
-        if not separator or scheme not in ("postgresql", "postgres"):
-            raise ValueError("must be a URL that begins with postgresql://")
-        try:
-            parse_dsn(f"postgresql://{rest}")
-        except ProgrammingError:
-            # libpq's own message contains the URL with its password.
-            raise ValueError("is not a URL that PostgreSQL's client library understands") from None
-        return SecretStr(f"postgresql://{rest}")
-
-    @field_validator("trusted_proxies", mode="before")
-    @classmethod
-    def _split_networks(cls, value: object) -> object:
-        if not isinstance(value, str):
-            return value
-        networks = []
-        for text in filter(None, (part.strip() for part in value.split(","))):
-            try:
-                networks.append(ip_network(text))
-            except ValueError as error:
-                # This includes ambiguous values: 10.0.0.1/8 is an address with the size of a network.
-                raise ValueError(f"must be addresses or networks, separated by commas: {error}") from None
-        return tuple(networks)
-
-    @field_validator("secret_key_fallbacks", mode="before")
-    @classmethod
-    def _split_keys(cls, value: object) -> object:
-        return tuple(filter(None, map(str.strip, value.split(",")))) if isinstance(value, str) else value
-
-    @field_validator("secret_key", "secret_key_fallbacks")
-    @classmethod
-    def _is_long_enough(
-        cls, value: SecretStr | tuple[SecretStr, ...] | None
-    ) -> SecretStr | tuple[SecretStr, ...] | None:
-        keys = value if isinstance(value, tuple) else (value,)
-        if any(key is not None and len(key.get_secret_value().encode()) < MIN_KEY_BYTES for key in keys):
-            raise ValueError(f"must have at least {MIN_KEY_BYTES} bytes")
+    def _ignore_service_link(cls, value: object, info: ValidationInfo) -> object:
+        if isinstance(value, str) and _SERVICE_LINK.fullmatch(value):
+            return cls.model_fields[info.field_name or ""].default
         return value
 
     @classmethod

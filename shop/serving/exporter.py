@@ -30,17 +30,10 @@ def exported(settings: Settings) -> Iterator[None]:
     with shared_folder() as folder:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
         # Imported here: the library reads the variable when it is imported.
-        from prometheus_client import start_http_server  # noqa: PLC0415
+        from shop.serving.metrics import served, server_registry  # noqa: PLC0415
 
-        from shop.serving.metrics import server_registry  # noqa: PLC0415
-
-        server, thread = start_http_server(settings.metrics_port, settings.metrics_host, server_registry(folder))
-        try:
+        with served(settings.metrics_host, settings.metrics_port, server_registry(folder)):
             yield
-        finally:
-            server.shutdown()
-            thread.join()
-            server.server_close()
 
 
 @contextmanager

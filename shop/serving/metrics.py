@@ -8,12 +8,22 @@ import os
 import threading
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from weakref import ref
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, Metric, ProcessCollector
-from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    Info,
+    Metric,
+    ProcessCollector,
+    start_http_server,
+)
+from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
 from shop import __version__
@@ -118,12 +128,24 @@ class Metrics:
             pause.wait(REFRESH_INTERVAL)
 
 
-def server_registry(folder: Path) -> CollectorRegistry:
-    """Return the metrics that the server process serves: the sums over its workers, and its own.
+@contextmanager
+def served(host: str, port: int, registry: CollectorRegistry) -> Iterator[None]:
+    """Serve the metrics of `registry` at an address for the duration of the block.
 
-    Args:
-        folder: The workers write to it.
+    Raises:
+        OSError: The address cannot be bound.
     """
+    server, thread = start_http_server(port, host, registry)
+    try:
+        yield
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def server_registry(folder: Path) -> CollectorRegistry:
+    """Return the metrics that the server process serves: its own, and the sums over the workers of `folder`."""
     registry = CollectorRegistry()
     Info("shop", "The version that is running", registry=registry).info({"version": __version__})
     ProcessCollector(registry=registry)
@@ -132,7 +154,7 @@ def server_registry(folder: Path) -> CollectorRegistry:
 
 
 class WorkerTotals(Collector):
-    """Sums over all workers, including those that have ended.
+    """Sums over all workers. Counters include workers that have ended; gauges do not.
 
     The library keeps the files of ended workers. Here they are added to a sum in memory and removed, because a full
     ``/dev/shm`` would kill the workers that write to it.
@@ -146,27 +168,21 @@ class WorkerTotals(Collector):
         self._ended: list[Metric] = []
         self._lock = threading.Lock()
 
-    def collect(self) -> Iterator[Metric]:
-        """Yield the sums, as the library asks for them."""
+    def collect(self) -> list[Metric]:
+        """Return the sums, as the library asks for them."""
         with self._lock:
-            files: dict[int, list[Path]] = defaultdict(list)
-            for path in sorted(self._folder.glob("*.db")):
-                # A file that the library has just made is empty, and it could not read that.
-                if path.stat().st_size:
-                    files[int(path.stem.rpartition("_")[2])].append(path)
-            for pid in [pid for pid in files if not _is_alive(pid)]:
-                # This removes the gauges of the worker.
-                mark_process_dead(pid, str(self._folder))  # type: ignore[no-untyped-call]
-                counted = [path for path in files.pop(pid) if path.exists()]
-                self._ended = _sum([*self._ended, *_read(counted)])
-                for path in counted:
-                    path.unlink()
-            metrics = _sum([*self._ended, *_read([path for paths in files.values() for path in paths])])
-        yield from metrics
+            # A file that the library has just made is empty, and it could not read that.
+            files = {path for path in self._folder.glob("*.db") if path.stat().st_size}
+            ended = {path for path in files if not _is_alive(int(path.stem.rpartition("_")[2]))}
+            counters = [path for path in ended if not path.name.startswith("gauge")]
+            self._ended = _sum([*self._ended, *_read(counters)])
+            for path in ended:
+                path.unlink()
+            return _sum([*self._ended, *_read(files - ended)])
 
 
-def _read(files: list[Path]) -> Iterable[Metric]:
-    return MultiProcessCollector.merge([str(path) for path in files])  # type: ignore[no-untyped-call,no-any-return]
+def _read(files: Iterable[Path]) -> Iterable[Metric]:
+    return MultiProcessCollector.merge(map(str, files))  # type: ignore[no-untyped-call,no-any-return]
 
 
 def _sum(metrics: Iterable[Metric]) -> list[Metric]:

@@ -11,13 +11,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from datetime import datetime, timedelta
-from typing import Protocol
 from urllib.parse import urlsplit
 
 from shop.domain import deliveries, webhooks
 from shop.domain.deliveries import Claim
 from shop.domain.webhooks import Endpoint
 from shop.storage import database
+from shop.webhooks.metrics import DeliveryMetrics
 from shop.webhooks.sender import Outcome, Sender
 
 # How long after each failed attempt the next one follows.
@@ -46,16 +46,6 @@ AT_ONCE_TO_ONE = 4
 log = logging.getLogger(__name__)
 
 
-class Meter(Protocol):
-    """Counts deliveries; `shop.webhooks.metrics` implements it."""
-
-    def count(self, outcome: str) -> None:
-        """Count an attempt by its outcome."""
-
-    def note_age(self, seconds: float) -> None:
-        """Note the age of the oldest event that is not delivered."""
-
-
 class Deliverer:
     """Delivers events to endpoints.
 
@@ -71,7 +61,7 @@ class Deliverer:
         sender: Sender,
         *,
         clock: Callable[[], datetime],
-        meter: Meter | None = None,
+        meter: DeliveryMetrics | None = None,
         chance: Callable[[], float] = random.random,
     ) -> None:
         self._sender = sender

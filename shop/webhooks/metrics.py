@@ -3,8 +3,9 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Gauge
 
+from shop.serving.metrics import served
 from shop.settings import Settings
 
 
@@ -46,10 +47,5 @@ def exported(settings: Settings) -> Iterator[DeliveryMetrics | None]:
         yield None
         return
     metrics = DeliveryMetrics()
-    server, thread = start_http_server(settings.metrics_port, settings.metrics_host, metrics.registry)
-    try:
+    with served(settings.metrics_host, settings.metrics_port, metrics.registry):
         yield metrics
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()

@@ -3,9 +3,10 @@
 import logging
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from multiprocessing import connection, get_context, parent_process
-from multiprocessing.context import SpawnProcess
 
 from shop.serving import logs
 from shop.settings import Settings
@@ -41,22 +42,21 @@ def deliver(settings: Settings) -> None:
         database.close_all()
 
 
-def start_beside(settings: Settings) -> SpawnProcess:
-    """Start a deliverer as a child of `shop serve`; it also ends when its parent is killed."""
+@contextmanager
+def delivering_beside(settings: Settings) -> Iterator[None]:
+    """Run a deliverer as a child process during the block. It also ends when its parent is killed."""
     # Two processes cannot serve metrics on one port.
     own = settings.model_copy(update={"metrics_port": None})
     process = get_context("spawn").Process(target=_run_beside, args=(own,), name="shop deliver")
     process.start()
-    return process
-
-
-def stop_beside(process: SpawnProcess) -> None:
-    """Stop the deliverer that `start_beside` has started."""
-    process.terminate()
-    process.join(GRACE)
-    if process.is_alive():
-        process.kill()
-        process.join()
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.join(GRACE)
+        if process.is_alive():
+            process.kill()
+            process.join()
 
 
 def _run_beside(settings: Settings) -> None:

@@ -13,7 +13,7 @@ from pydantic import BaseModel, SecretStr
 
 from shop.api import operations as api
 from shop.api.parsing import Schema
-from shop.app import Services, make_routes, make_services
+from shop.app import Services, make_routes
 from shop.settings import Settings
 
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
@@ -50,7 +50,7 @@ class Operation:
 @cache
 def services() -> Services:
     """Return the services of the resources, good for inspecting the resources but not for requests."""
-    return make_services(Settings.load(secret_key=SecretStr("only looked at, never used to sign anything")))
+    return Services(Settings.load(secret_key=SecretStr("only looked at, never used to sign anything")))
 
 
 @cache
