@@ -21,13 +21,10 @@ from tests.harness.postgres import setUpModule, tearDownModule  # noqa: F401
 from tests.support.cases import ApiTestCase
 from tests.support.operations import Operation, documented, example, fields, operations
 
-# JSON literals, as the client sends them; some are malformed.
+# JSON values, as the client sends them.
 LITERALS = (
     *("null", "true", "false", "[]", "{}", "[[]]", '[""]', '{"": ""}', '""', '" "'),
     *(
-        "NaN",
-        "Infinity",
-        "-Infinity",
         "1e400",
         "-1e400",
         "1e99999999999999999999",
@@ -43,18 +40,17 @@ LITERALS = (
         "0.1000000000000000055511151231257827",
         "9" * 400,
         "-" + "9" * 5000,
-        "0x10",
-        "01",
-        "+1",
-        ".5",
-        "1.",
-        "1_000",
     ),
-    *('"5"', '"true"', '"null"', '"NaN"', '"1e400"', "'x'", '"', '"\\', '"\\u0000"', '"a\\u0000b"', '"\\ud800"'),
-    *('"\\udc00\\ud800"', '"\\uffff"', '"\x01"', '"\\u001b[31m"', '"\\u202e\\u2066"', '"\U0001f600"', '"\\u200b"'),
+    *('"5"', '"true"', '"null"', '"NaN"', '"1e400"', '"\\u0000"', '"a\\u0000b"', '"\\ud800"'),
+    *('"\\udc00\\ud800"', '"\\uffff"', '"\\u001b[31m"', '"\\u202e\\u2066"', '"\U0001f600"', '"\\u200b"'),
     *('"e\u0301"', '"\u0130"', '"\ufb01"', '"\'; DROP TABLE users; --"', '"%s %(id)s %"', '"{0} {x}"', '"${x}"'),
     *('"<script>alert(1)</script>"', '"../../etc/passwd"', '"' + "x" * 100_000 + '"', '"' + "\u00e9" * 300 + '"'),
-    *("[" * 33 + "]" * 33, "[" * 5000, '{"a":' * 33 + "1" + "}" * 33, '{"a": 1, "a": 2}', "1, 2", "}", "/* */ 1"),
+    *("[" * 33 + "]" * 33, '{"a":' * 33 + "1" + "}" * 33, '{"a": 1, "a": 2}'),
+)
+# The parser refuses a document with one of these, whichever field has it.
+MALFORMED = (
+    *("NaN", "Infinity", "-Infinity", "0x10", "01", "+1", ".5", "1.", "1_000", "'x'", '"', '"\\', '"\x01"'),
+    *("[" * 5000, "1, 2", "}", "/* */ 1"),
 )
 RAW_BODIES = (
     *(b"", b" ", b"\0", b"null", b"[]", b'"x"', b"\xff\xfe", b"\xef\xbb\xbf{}", b"{", b"}", b"{}{}", b'{"\xff": 1}'),
@@ -184,8 +180,8 @@ class HostileTest(OneRuleTestCase):
         for operation in operations():
             if operation.declared.body is None:
                 continue
-            for field in fields(operation.declared.body):
-                for literal in LITERALS:
+            for number, field in enumerate(fields(operation.declared.body)):
+                for literal in LITERALS if number else (*LITERALS, *MALFORMED):
                     with self.subTest(operation=str(operation), field=field, literal=literal[:40]):
                         self.send(operation, spliced(self.body(operation), field, literal))
 
@@ -216,7 +212,7 @@ class HostileTest(OneRuleTestCase):
         for operation in operations():
             body = json.dumps(self.body(operation)).encode() if operation.declared.body else b""
             for name in (*READ_HEADERS, *UNREAD_HEADERS):
-                for value in HEADER_VALUES if reads(operation, name) else HEADER_VALUES[:3]:
+                for value in HEADER_VALUES if reads(operation, name) else ("", "x"):
                     with self.subTest(operation=str(operation), header=name, value=value[:40]):
                         self.send(operation, body, **{name: value})
 

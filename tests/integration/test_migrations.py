@@ -19,7 +19,7 @@ from shop.storage.database import database
 from tests.harness.databases import DatabaseUrl
 from tests.harness.postgres import empty, setUpModule, tearDownModule  # noqa: F401
 from tests.support.cases import ApiTestCase
-from tests.support.live import run_shop
+from tests.support.commands import call_shop
 
 ALL = ["0001_users_and_orders", "0002_login_failures", "0003_email_key", "0004_order_events", "0005_webhooks"]
 
@@ -169,9 +169,9 @@ class EmailKeyTest(TestCase):
 
     def test_the_command_reports_a_collision_in_one_sentence(self):
         self.register("stra\u00dfe@example.com", "strasse@example.com")
-        ended = run_shop("migrate", SHOP_DATABASE_URL=self.url)
-        self.assertEqual(2, ended.returncode)
-        self.assertRegex(ended.stderr, r"^shop: these e-mail addresses differ .*, then migrate again\n$")
+        status, _, err = call_shop("migrate", SHOP_DATABASE_URL=self.url)
+        self.assertEqual(2, status)
+        self.assertRegex(err, r"^shop: these e-mail addresses differ .*, then migrate again\n$")
 
     def test_it_goes_on_after_an_interruption(self):
         self.register("ada@example.com")
@@ -249,7 +249,7 @@ class MigratingTest(TestCase):
         url = empty("waiting").url
         with tempfile.TemporaryDirectory() as directory:
             Path(directory, "0001_table.py").write_text(
-                "import time\n\ndef up(m, db):\n    db.execute_sql('CREATE TABLE t (id int)')\n    time.sleep(0.5)\n"
+                "import time\n\ndef up(m, db):\n    db.execute_sql('CREATE TABLE t (id int)')\n    time.sleep(0.2)\n"
             )
             Path(directory, "0002_index.py").write_text(
                 "atomic = False\n\ndef up(migrator, db):\n    db.execute_sql('CREATE INDEX CONCURRENTLY i ON t (id)')\n"
@@ -281,7 +281,7 @@ class MigratingTest(TestCase):
     def test_long_migration_survives_the_idle_transaction_timeout(self):
         url = impatient(empty("long").url, "idle_in_transaction_session_timeout=50ms")
         with tempfile.TemporaryDirectory() as directory:
-            Path(directory, "0001_long.py").write_text("def up(m, db):\n    db.execute_sql('SELECT pg_sleep(0.5)')\n")
+            Path(directory, "0001_long.py").write_text("def up(m, db):\n    db.execute_sql('SELECT pg_sleep(0.2)')\n")
             with mock.patch.object(migrations, "DIRECTORY", Path(directory)):
                 self.assertEqual(["0001_long"], migrations.migrate(url))
 

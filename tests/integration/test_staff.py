@@ -1,15 +1,10 @@
 """Staff: made by the command line only, and by their next token."""
 
-import contextlib
-import io
-import os
-from unittest import mock
-
-from shop import cli
 from shop.demo.factories import UserFactory
 from shop.domain.models import User
 from tests.harness.postgres import run_database_url, setUpModule, tearDownModule  # noqa: F401
 from tests.support.cases import ApiTestCase, CommittedApiTestCase
+from tests.support.commands import call_shop
 
 
 class NoRequestMakesStaffTest(ApiTestCase):
@@ -33,15 +28,7 @@ class StaffCommandTest(CommittedApiTestCase):
 
     def shop(self, *arguments):
         """Run the command and return its status and what it printed on both streams."""
-        out, err = io.StringIO(), io.StringIO()
-        environment = {"SHOP_DATABASE_URL": run_database_url(), "PATH": os.environ["PATH"]}
-        with (
-            mock.patch.dict(os.environ, environment, clear=True),
-            contextlib.redirect_stdout(out),
-            contextlib.redirect_stderr(err),
-        ):
-            status = cli.main(arguments)
-        return status, out.getvalue(), err.getvalue()
+        return call_shop(*arguments, SHOP_DATABASE_URL=run_database_url())
 
     def log_in(self, user):
         """Return the headers of a new token for `user`."""

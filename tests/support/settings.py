@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable
 from datetime import datetime
-from functools import cache
+from functools import cache, lru_cache
 from unittest import mock
 
 from pydantic import SecretStr
@@ -31,10 +31,16 @@ def make_settings(url: str | SecretStr, **overrides: object) -> Settings:
         # As many as a test has at once: half of them may hash.
         "threads": 100,
     }
+    return _load(tuple(sorted((defaults | overrides).items())))
+
+
+@lru_cache(100)
+def _load(options: tuple[tuple[str, object], ...]) -> Settings:
+    """Return settings with these options, without the environment. They are immutable and take a while to make."""
     with mock.patch.dict(os.environ):
         for name in [name for name in os.environ if name.startswith("SHOP_")]:
             del os.environ[name]
-        return Settings.load(**(defaults | overrides))
+        return Settings.load(**dict(options))
 
 
 def live_settings(url: str) -> dict[str, str]:

@@ -5,6 +5,7 @@ import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from types import TracebackType
 from typing import Any, Self
 
@@ -43,8 +44,13 @@ class Clock:
 
 def make_deliverer(clock: Clock, *, timeout: float = 10.0, **options: Any) -> Deliverer:
     """Return a deliverer that sends to receivers on loopback, and waits without jitter."""
-    sender = Sender(allow_http=True, allow_private=True, timeout=timeout)
-    return Deliverer(sender, clock=clock, **({"chance": lambda: 0.0} | options))
+    return Deliverer(_sender(timeout), clock=clock, **({"chance": lambda: 0.0} | options))
+
+
+@cache
+def _sender(timeout: float) -> Sender:
+    """Return a sender: reading the certificates of all authorities takes longer than most tests."""
+    return Sender(allow_http=True, allow_private=True, timeout=timeout)
 
 
 def sequences(requests: list[Received]) -> dict[str, list[str]]:

@@ -4,6 +4,7 @@ import ast
 import re
 import sys
 import unittest
+from functools import cache
 from pathlib import Path
 
 from shop.settings import PREFIX, Settings
@@ -117,6 +118,7 @@ def is_dependency(dotted: str) -> bool:
     return dotted.partition(".")[0] not in {"shop", "__future__", *sys.stdlib_module_names}
 
 
+@cache
 def names_of_dependencies(tree: ast.Module) -> set[str]:
     """Return what a module calls the things that it imports from dependencies."""
     names = set()
@@ -163,6 +165,7 @@ def replaced(tree: ast.Module) -> list[str]:
     return found
 
 
+@cache
 def private(tree: ast.Module) -> set[str]:
     """Return the private names of dependencies that a module imports, or reaches through what it imports."""
     names = names_of_dependencies(tree)
@@ -243,11 +246,11 @@ def is_a_test(name: str) -> bool:
     """Tell whether `name`, as unittest takes it, is a test; nothing is imported."""
     module, class_name, test = name.rsplit(".", 2)
     path = ROOT.joinpath(*module.split(".")).with_suffix(".py")
-    if not path.exists():
-        return False
+    return path.exists() and (class_name, test) in methods(path)
+
+
+@cache
+def methods(path: Path) -> set[tuple[str, str]]:
+    """Return the methods of a module's classes, with their classes."""
     classes = [node for node in ast.parse(path.read_text("utf-8")).body if isinstance(node, ast.ClassDef)]
-    return any(
-        isinstance(node, ast.FunctionDef) and (found.name, node.name) == (class_name, test)
-        for found in classes
-        for node in found.body
-    )
+    return {(found.name, node.name) for found in classes for node in found.body if isinstance(node, ast.FunctionDef)}

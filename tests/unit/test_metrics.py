@@ -1,30 +1,16 @@
-"""`shop.serving.metrics` and `shop.serving.exporter`: what is counted, sums over processes, and the shared folder."""
+"""`shop.serving.metrics` and `shop.serving.exporter`: what is counted, and the shared folder."""
 
 import fcntl
 import gc
-import os
-import subprocess
-import sys
 import tempfile
 import unittest
 from pathlib import Path
 from unittest import mock
 
-from prometheus_client import CollectorRegistry
-
 from shop.serving import exporter
-from shop.serving.metrics import Metrics, WorkerTotals
+from shop.serving.metrics import Metrics
 
 REQUESTS = "shop_http_request_duration_seconds_count"
-# A worker process: it counts as the lines on its standard input say, and answers each with an empty line.
-WORKER = """
-from shop.serving.metrics import Metrics
-metrics = Metrics()
-print(flush=True)
-while line := input():
-    exec(line)
-    print(flush=True)
-"""
 
 
 class MetricsTest(unittest.TestCase):
@@ -66,79 +52,6 @@ class MetricsTest(unittest.TestCase):
         del connection
         gc.collect()  # A Mock refers to itself.
         self.assertEqual(0, self.value("shop_database_connections"))
-
-
-class WorkerTotalsTest(unittest.TestCase):
-    """Sums over worker processes that come and go."""
-
-    def setUp(self):
-        self.folder = Path(self.enterContext(tempfile.TemporaryDirectory()))
-        self.registry = CollectorRegistry()
-        self.registry.register(WorkerTotals(self.folder))
-
-    def start(self) -> subprocess.Popen[str]:
-        """Start a worker process."""
-        worker = subprocess.Popen(
-            [sys.executable, "-c", WORKER],
-            env=os.environ | {"PROMETHEUS_MULTIPROC_DIR": str(self.folder)},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        self.addCleanup(self.kill, worker)
-        worker.stdout.readline()
-        return worker
-
-    def tell(self, worker: subprocess.Popen[str], line: str) -> None:
-        """Run a line of Python in a worker."""
-        print(line, file=worker.stdin, flush=True)
-        self.assertEqual("\n", worker.stdout.readline())
-
-    def kill(self, worker: subprocess.Popen[str]) -> None:
-        """Kill a worker that may have ended already."""
-        worker.kill()
-        worker.communicate()
-
-    def totals(self) -> dict[str, float | None]:
-        """Return some of the sums."""
-        labels = {"method": "GET", "route": "/orders", "status": "200"}
-        return {
-            "requests": self.registry.get_sample_value(REQUESTS, labels),
-            "below 25 ms": self.registry.get_sample_value(
-                REQUESTS.replace("count", "bucket"), labels | {"le": "0.025"}
-            ),
-            "busy": self.registry.get_sample_value("shop_busy_threads"),
-            "workers": self.registry.get_sample_value("shop_workers"),
-            "starts": self.registry.get_sample_value("shop_worker_starts_total"),
-        }
-
-    def test_counters_keep_what_ended_workers_counted_and_gauges_do_not(self):
-        for number in range(1, 4):
-            worker = self.start()
-            self.tell(worker, "metrics.count_request(('GET', '/orders', 200), 0.02, None)")
-            self.tell(worker, "metrics.count_request(('GET', '/orders', 200), 0.03, None)")
-            self.tell(worker, "metrics.start_request(); metrics.refresh()")
-            expected = {"requests": 2 * number, "below 25 ms": number, "starts": number}
-            self.assertEqual(expected | {"busy": 1, "workers": 1}, self.totals())
-            self.kill(worker)
-            for _ in range(2):
-                self.assertEqual(expected | {"busy": None, "workers": None}, self.totals())
-
-    def test_files_of_ended_workers_are_removed(self):
-        ended, running = self.start(), self.start()
-        self.kill(ended)
-        self.assertEqual(1, self.totals()["workers"])
-        self.assertEqual({str(running.pid)}, {path.stem.split("_")[-1] for path in self.folder.iterdir()})
-
-    def test_a_file_that_was_just_made_is_ignored(self):
-        self.start()
-        (self.folder / f"counter_{os.getpid()}.db").touch()
-        self.assertEqual(1, self.totals()["workers"])
-
-    def test_gauges_are_sums_over_running_workers(self):
-        for worker in (self.start(), self.start()):
-            self.tell(worker, "metrics.start_request(); metrics.refresh()")
-        self.assertEqual((2, 2), (self.totals()["workers"], self.totals()["busy"]))
 
 
 class SharedFolderTest(unittest.TestCase):
