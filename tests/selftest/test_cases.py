@@ -11,7 +11,7 @@ from tests.harness import cases
 from tests.harness.postgres import setUpModule, tearDownModule  # noqa: F401
 from tests.harness.results import SEED
 from tests.harness.tables import tables_with_rows
-from tests.support.cases import ApiTestCase, CommittedApiTestCase, LiveServerTestCase
+from tests.support.cases import ApiTestCase, CommittedApiTestCase
 
 
 def said_by(kind: type[unittest.TestCase]) -> dict[str, str]:
@@ -22,10 +22,10 @@ def said_by(kind: type[unittest.TestCase]) -> dict[str, str]:
 
 
 class TestDataTest(unittest.TestCase):
-    """`setUpTestData`."""
+    """`setUpTestData`; `tests.system.test_tcp` has that of a live server."""
 
-    def test_every_base_class_has_it(self):
-        for base in (ApiTestCase, CommittedApiTestCase, LiveServerTestCase):
+    def test_each_test_finds_the_rows_and_a_copy_of_the_values(self):
+        for base in (ApiTestCase, CommittedApiTestCase):
 
             class Inner(base):
                 @classmethod
@@ -46,18 +46,6 @@ class TestDataTest(unittest.TestCase):
             with self.subTest(base.__name__):
                 self.assertEqual({}, said_by(Inner))
                 self.assertEqual([], tables_with_rows())
-
-    def test_a_live_server_serves_the_rows_of_the_class(self):
-        class Inner(LiveServerTestCase):
-            @classmethod
-            def setUpTestData(cls):
-                cls.ada = UserFactory.create()
-
-            def test_login(self):
-                login = {"email": self.ada.email, "password": self.ada.password}
-                self.assertEqual(200, self.connection.post("/users/login", login).status)
-
-        self.assertEqual({}, said_by(Inner))
 
     def test_a_value_that_cannot_be_copied_is_named(self):
         for base in (ApiTestCase, CommittedApiTestCase):

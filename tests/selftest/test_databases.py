@@ -3,8 +3,7 @@
 import contextlib
 import io
 import os
-import subprocess
-import sys
+import signal
 import threading
 import traceback
 import unittest
@@ -19,12 +18,6 @@ from tests.harness.databases import Databases, DatabaseUrl, UnreadableUrlError
 from tests.harness.postgres import current_url, databases, point_at, server, setUpModule, tearDownModule  # noqa: F401
 
 PASSWORD = "s3cr3t/%@"
-KILLED = """
-import os, signal, sys
-from tests.harness.databases import Databases, DatabaseUrl
-print(Databases(DatabaseUrl(sys.argv[1])).create("killed").name, flush=True)
-os.kill(os.getpid(), signal.SIGKILL)
-"""
 
 
 class UrlTest(unittest.TestCase):
@@ -119,8 +112,8 @@ class DatabasesTest(unittest.TestCase):
         self.addCleanup(run.close)
         return run
 
-    def in_fork(self, job):
-        """Run `job` in a fork of this process."""
+    def in_fork(self, job, status=0):
+        """Run `job` in a fork of this process, which ends with this status."""
         if (child := os.fork()) == 0:
             try:
                 job()
@@ -128,7 +121,7 @@ class DatabasesTest(unittest.TestCase):
                 traceback.print_exc()
                 os._exit(1)
             os._exit(0)
-        self.assertEqual(0, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), "exit status of the fork")
+        self.assertEqual(status, os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), "exit status of the fork")
 
     def names(self):
         return {name for (name,) in databases().execute("SELECT datname FROM pg_database")}
@@ -158,12 +151,16 @@ class DatabasesTest(unittest.TestCase):
         self.assertIn(other.name, self.names())
 
     def test_a_new_run_removes_the_databases_of_killed_runs_only(self):
-        living = self.run_of().create("living")
-        arguments = [sys.executable, "-W", "error", "-c", KILLED, server().url]
-        killed = subprocess.run(arguments, capture_output=True, text=True).stdout.strip()
-        self.assertIn(killed, self.names())
+        living, label = self.run_of().create("living"), f"killed{os.urandom(4).hex()}"
+
+        def die():
+            Databases(server().url).create(label)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        self.in_fork(die, -signal.SIGKILL)
+        self.assertEqual(1, sum(label in name for name in self.names()))
         self.run_of()
-        self.assertNotIn(killed, self.names())
+        self.assertEqual(0, sum(label in name for name in self.names()))
         self.assertIn(living.name, self.names())
 
     def test_the_server_does_not_end_the_session_that_proves_a_run_to_live(self):
@@ -175,9 +172,9 @@ class DatabasesTest(unittest.TestCase):
             self.assertEqual(("0",), cursor.fetchone())
 
     def test_databases_without_a_comment_of_ours_stay(self):
+        other = databases().create("other")
+        self.addCleanup(databases().drop, other)
         for comment in ("", "a person's", '{"kit": "tests.harness", "project": "another", "key": 1}', '["x"]', "1"):
-            other = databases().create("other")
-            self.addCleanup(databases().drop, other)
             databases().execute(f'COMMENT ON DATABASE "{other.name}" IS %s', (comment,))
             with self.subTest(comment):
                 self.run_of()

@@ -1,7 +1,7 @@
 """Runs code with real commits and in a sandbox, and holds the two outcomes against each other.
 
 A scenario is a method `test_…(self, db, Item)` that is decorated with `@verdict`. It runs for each kind of database
-object, with a connection for each thread and with one for each request, and each time both ways. The result, the
+object, with a connection for each thread or with one for each request, and each time both ways. The result, the
 rows afterwards and the error have to be the same.
 """
 
@@ -27,6 +27,13 @@ KINDS: dict[str, Callable[[str], PostgresqlDatabase]] = {
     "PostgresqlExtDatabase": PostgresqlExtDatabase,
     "PooledPostgresqlDatabase": lambda url: PooledPostgresqlDatabase(url, max_connections=8),
 }
+# Each with whether requests connect and close.
+COMBINATIONS = (
+    ("PostgresqlDatabase", False),
+    ("PostgresqlExtDatabase", True),
+    ("PooledPostgresqlDatabase", False),
+    ("PooledPostgresqlDatabase", True),
+)
 SCHEMA = """
     CREATE TABLE item (id serial PRIMARY KEY, name text UNIQUE, number int NOT NULL DEFAULT 0 CHECK (number < 100));
     CREATE TABLE parent (id int PRIMARY KEY);
@@ -134,12 +141,10 @@ def verdict(scenario: Callable[..., object]) -> Callable[[VerdictTestCase], None
 
     @functools.wraps(scenario)
     def test(self: VerdictTestCase) -> None:
-        for kind in KINDS:
-            for per_request in (False, True):
-                self.per_request = per_request
-                with self.subTest(kind=kind, per_request=per_request):
-                    committed, sandboxed = self.both(kind, scenario)
-                    self.assertEqual(committed, sandboxed, "with real commits, and in a sandbox")
+        for kind, self.per_request in COMBINATIONS:
+            with self.subTest(kind=kind, per_request=self.per_request):
+                committed, sandboxed = self.both(kind, scenario)
+                self.assertEqual(committed, sandboxed, "with real commits, and in a sandbox")
 
     del test.__wrapped__
     return test

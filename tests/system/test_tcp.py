@@ -25,7 +25,17 @@ class TcpTest(LiveServerTestCase):
     # What follows the limit would be a request of its own, were it taken for one.
     TOO_LARGE = b" " * MAX_BODY + b"GET /readyz HTTP/1.1\r\nHost: smuggled\r\n\r\n"
 
+    ada: ClassVar[User]
     environment: ClassVar = {"SHOP_MAX_BODY": str(MAX_BODY)}
+
+    @classmethod
+    def setUpTestData(cls) -> None:
+        cls.ada = UserFactory.create(name="Ada Lovelace")
+
+    def test_the_server_knows_the_rows_of_the_class(self) -> None:
+        login = {"email": self.ada.email, "password": self.ada.password}
+        answer = self.connection.post("/users/login", login)
+        self.assertEqual((200, "Ada Lovelace"), (answer.status, answer.json["name"]))
 
     def test_the_database_that_it_was_given_is_the_one_that_it_uses(self) -> None:
         self.assertEqual([], self.shop.databases(), "it started none of its own")
