@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 import tempfile
-from types import TracebackType
+from collections.abc import Iterator
 
 import psutil
 
@@ -41,17 +41,15 @@ def _memory() -> str | None:
     return MEMORY if fits else None
 
 
-class Leftovers:
-    """Ends the processes that start in the block and outlive it, also those whose parents have ended (Linux)."""
-
-    def __enter__(self) -> None:
-        self._before = set(psutil.Process().children())
-        _control(_PR_SET_CHILD_SUBREAPER, 1)
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, frames: TracebackType | None
-    ) -> None:
-        children = set(psutil.Process().children()) - self._before
+@contextlib.contextmanager
+def processes_ended() -> Iterator[None]:
+    """End the processes that start in the block and outlive it, also those whose parents have ended (Linux)."""
+    before = set(psutil.Process().children())
+    _control(_PR_SET_CHILD_SUBREAPER, 1)
+    try:
+        yield
+    finally:
+        children = set(psutil.Process().children()) - before
         trees = [process for child in children for process in (child, *_descendants(child))]
         # A server that has lost its parent may be shutting down.
         _, left = psutil.wait_procs(trees, GRACE)

@@ -1,12 +1,19 @@
-"""The order of a run's tests: as written, or shuffled by a seed."""
+"""The order of a run's tests, as written or shuffled by a seed, and which worker process runs which of them."""
 
 import hashlib
 import shlex
+import sys
 import unittest
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 seed: str | None = None  # of the shuffle; the runner sets it before the tests are loaded
+
+# Assumed duration of a test that never ran, in seconds.
+UNKNOWN = 0.1
+
+Group = Sequence[int]  # indices of the tests of a class
 
 
 def order_options() -> str:
@@ -38,3 +45,42 @@ def shuffled(tests: Iterable[unittest.TestCase], seed: str) -> list[unittest.Tes
 def classname(test: unittest.TestCase) -> str:
     """Return the dotted name of the test's class."""
     return f"{type(test).__module__}.{type(test).__qualname__}"
+
+
+class Plan:
+    """Decides which worker runs which tests. A class is never split.
+
+    Args:
+        tests: All tests, in order.
+        processes: Number of workers that run at the same time.
+        seconds: Known durations by test id: the longest class starts first.
+        fixed: Deal the classes to the workers in advance, so that a shuffled run is repeatable.
+
+    Attributes:
+        queues: For each worker its groups; the same queue for all unless the plan is fixed.
+        alone: The group of tests that run after all others, in a worker of their own.
+    """
+
+    def __init__(
+        self, tests: Sequence[unittest.TestCase], processes: int, seconds: Mapping[str, float], *, fixed: bool
+    ) -> None:
+        self.tests = tests
+        classes: dict[type, list[int]] = {}
+        alone: list[int] = []
+        for index, test in enumerate(tests):
+            (classes.setdefault(type(test), []) if processes > 1 and _shares(test) else alone).append(index)
+        groups: list[Group] = list(classes.values())
+        if fixed:
+            self.queues = [deque[Group]() for _ in range(processes)]
+            for group in groups:
+                min(self.queues, key=lambda queue: sum(map(len, queue))).append(group)
+        else:
+            groups.sort(key=lambda group: -sum(seconds.get(tests[index].id(), UNKNOWN) for index in group))
+            self.queues = [deque(groups)] * processes
+        self.alone = deque[Group]([alone] if alone else [])
+
+
+def _shares(test: unittest.TestCase) -> bool:
+    """Tell whether other tests may run at the same time as `test`."""
+    kind = type(test)
+    return all(getattr(each, "parallel", True) is not False for each in (kind, sys.modules.get(kind.__module__)))

@@ -22,8 +22,8 @@ class Result(unittest.TextTestResult):
     """unittest's result, with verdicts and times by test. The workers report both.
 
     Attributes:
-        verdicts: By test id: the verdicts of the subtests in their order, each with the name of the subtest, and last
-            the verdict of the test.
+        verdicts: By test id, the verdicts on the test and on its subtests that did not pass, each with the parameters
+            of the subtest.
         seconds: By test id; the time of fixtures is under `FIXTURES` and the name of the class.
         findings: The notes of this process and of the workers.
         expected: Number of tests in the run.

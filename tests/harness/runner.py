@@ -2,8 +2,6 @@
 
 Tests run in worker processes (`tests.harness.workers`), also without `--parallel`. `python -m unittest` runs the same
 tests in its own process.
-
-Exit status: 0 success, 1 a test failed, 2 wrong options, 5 no test was run, 130 after Ctrl-C.
 """
 
 import argparse
@@ -22,9 +20,8 @@ from typing import Any, NoReturn
 
 from tests import binding
 from tests.harness import gates, keeper, order, tiers
-from tests.harness.leftovers import Leftovers, use_own_temporary_directory
-from tests.harness.order import flatten, order_options, shuffled
-from tests.harness.plan import Plan
+from tests.harness.leftovers import processes_ended, use_own_temporary_directory
+from tests.harness.order import Plan, flatten, order_options, shuffled
 from tests.harness.results import (
     FAILED,
     INTERRUPTED,
@@ -40,12 +37,12 @@ from tests.harness.results import (
     status_of,
 )
 from tests.harness.trials import bisect, parity
-from tests.harness.worker import Options
 from tests.harness.workers import Workers
 
 # Durations of the tests in earlier runs: a parallel run starts with the longest class.
 MEMORY = Path(sys.prefix) / "test-seconds.json"
 LIMIT = 60.0  # seconds
+
 
 HELP = f"""\
 Usage: {PROGRAM} [OPTION ...] [TEST ...]
@@ -53,7 +50,7 @@ Usage: {PROGRAM} [OPTION ...] [TEST ...]
 Runs the named tests (packages, modules, classes, methods), or all that are fast. It has unittest's options, which
 follow below, and these:
 
-  --all             run the slow tests, too (tests/system), and check coverage and documented responses.
+  --all             run the slow tests, too, and check coverage and documented responses.
   --shuffle[=SEED]  run in an order that SEED decides; modules and classes stay together. Without SEED, one is made and
                     printed. A selection of tests keeps the order of the whole run.
   --parallel[=N]    distribute the classes over N processes (default: one for each processor), each with a database of
@@ -99,7 +96,7 @@ class Program(unittest.TestProgram):
         shortfalls: What a run of all tests should have shown and has not, in words.
     """
 
-    result: Result
+    test: unittest.TestSuite
     tb_locals: bool
 
     def __init__(self, own: argparse.Namespace, arguments: Sequence[str], resultclass: type[Result] = Result) -> None:
@@ -108,77 +105,82 @@ class Program(unittest.TestProgram):
         self.report: Result | None = None
         self.coverage: gates.CodeCoverage | None = None
         self.shortfalls: list[str] = []
-        runner = type("Runner", (unittest.TextTestRunner,), {"resultclass": resultclass})
+        self._resultclass = resultclass
         whole = own.all and gates.is_whole(arguments) and not (own.bisect or own.parity)
         self._measurement = gates.Measurement() if whole else None
-        super().__init__(None, argv=[PROGRAM, *arguments], testRunner=runner, testLoader=Loader(), exit=False)
+        super().__init__(None, argv=[PROGRAM, *arguments], testLoader=Loader(), exit=False)
 
     def parseArgs(self, argv: list[str]) -> None:
         self.progName = PROGRAM  # unittest would leave out the folder.
         super().parseArgs(argv)
 
     def runTests(self) -> None:
-        self.catchbreak = False  # Ctrl-C always shows the results so far here.
         tests = list(flatten(self.test))
         if order.seed is not None:
             processes = f" --parallel={self.own.parallel}" if self.own.parallel else ""
             say(f"shuffled with seed {order.seed} (repeat with {order_options()}{processes})")
             tests = shuffled(tests, order.seed)
         prepare()
-        with Leftovers():
-            if self.own.bisect:
-                self._bisect(self.own.bisect, tests)
-            elif self.own.parity:
-                self._compare(tests)
-            else:
-                self._run(tests)
+        with processes_ended():
+            try:
+                self.status = self._run_trials(tests)
+            except KeyboardInterrupt:
+                self.status = INTERRUPTED
         if self.report is not None:
             say_skips(self.report)
             say_cost(self.report)
-        if self._measurement is not None and self.status != INTERRUPTED:
-            self._check_gates(self._measurement.end())
+            if self._measurement is not None and self.status != INTERRUPTED:
+                self._check_gates(self._measurement.end(), self.report)
 
-    def _check_gates(self, coverage: gates.CodeCoverage) -> None:
+    def _check_gates(self, coverage: gates.CodeCoverage, report: Result) -> None:
         """Fail a run of all tests that has not shown all that it has to."""
         self.coverage = coverage
-        self.shortfalls = gates.shortfalls(self.result.findings, coverage)
+        self.shortfalls = gates.shortfalls(report.findings, coverage)
         say(f"coverage of {binding.PACKAGE}/: {coverage.percent:.1f} % of lines and branches", *self.shortfalls)
         if self.shortfalls:
             self.status = FAILED
 
-    def _bisect(self, name: str, tests: Sequence[unittest.TestCase]) -> None:
+    def _run_trials(self, tests: Sequence[unittest.TestCase]) -> int:
+        """Run the tests as the options say, and return the exit status."""
         cases = _loaded("cases")
-        seed = f"{SEED}={cases.run_seed()}" if cases else ""
-        try:
-            self.status = bisect(name, tests, lambda part: self._workers(part, 1), seed)
-        except KeyboardInterrupt:
-            self.status = INTERRUPTED
-
-    def _compare(self, tests: Sequence[unittest.TestCase]) -> None:
-        cases = _loaded("cases")
+        if self.own.bisect:
+            seed = f"{SEED}={cases.run_seed()}" if cases else ""
+            return bisect(self.own.bisect, tests, lambda part: self._workers(part, 1), seed)
+        if not self.own.parity:
+            return status_of(self._run(tests))
         chosen = [test for test in tests if cases and isinstance(test, cases.ApiTestCase)]
 
-        def run(mode: str, part: Sequence[unittest.TestCase]) -> Result | None:
-            cases.use_isolation(self.own.parity if mode == "commit" else mode)
-            self._run(part)
-            return None if self.status == INTERRUPTED else self.report
+        def run(isolation: str, part: Sequence[unittest.TestCase]) -> Result:
+            cases.use_isolation(isolation)
+            return self._run(part)
 
-        self.status = parity(chosen, run, lambda: self.status)
+        return parity(chosen, {"sandbox": "in the sandbox", self.own.parity: "with real commits"}, run)
 
-    def _run(self, tests: Sequence[unittest.TestCase]) -> None:
-        self.test = suite = self._workers(tests, self.own.parallel or 1)
-        Result.expected = suite.countTestCases()
-        super().runTests()
-        self.report = self.result
-        self.status = INTERRUPTED if suite.interrupted else status_of(self.result)
-        remember(MEMORY, self.result.seconds)
+    def _run(self, tests: Sequence[unittest.TestCase]) -> Result:
+        """Run the tests once.
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C ended the run; the results so far were shown.
+        """
+        suite = self._workers(tests, self.own.parallel or 1)
+        self._resultclass.expected = len(tests)
+        runner = unittest.TextTestRunner(
+            verbosity=self.verbosity, failfast=bool(self.failfast), resultclass=self._resultclass
+        )
+        result = runner.run(suite)
+        assert isinstance(result, Result)
+        self.report = result
+        remember(MEMORY, result.seconds)
         if self.own.durations is not None:
-            say_slowest(self.result, self.own.durations)
+            say_slowest(result, self.own.durations)
+        if suite.interrupted:
+            raise KeyboardInterrupt
+        return result
 
     def _workers(self, tests: Sequence[unittest.TestCase], processes: int) -> Workers:
         plan = Plan(tests, processes, recall(MEMORY), fixed=order.seed is not None)
-        options = Options(bool(self.failfast), bool(self.buffer), self.tb_locals, self.warnings)
-        return Workers(plan, options, self.own.limit)
+        names = ("failfast", "buffer", "tb_locals", "warnings")
+        return Workers(plan, {name: getattr(self, name) for name in names}, self.own.limit)
 
 
 def prepare() -> None:

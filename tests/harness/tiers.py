@@ -10,9 +10,10 @@ line that says what it left out.
 """
 
 import atexit
-import sys
 import unittest
 from collections.abc import Callable, Sequence
+
+from tests.harness.results import PROGRAM, say
 
 everything = False  # the runner sets it for `--all`
 named: set[str] = set()  # packages that the command line names
@@ -22,19 +23,18 @@ LoadTests = Callable[[unittest.TestLoader, unittest.TestSuite, str | None], unit
 
 
 def slow(package: str, path: Sequence[str]) -> LoadTests:
-    """Return a `load_tests` function for a package whose tests run with `--all`, or by name."""
-    return _loader(package, path, "scripts/test --all", lambda: everything or _is_named(package, partly=True))
+    """Return a `load_tests` function for a package whose tests run with `--all`, or if it or a part of it is named."""
+    return _loader(
+        package,
+        path,
+        f"{PROGRAM} --all",
+        lambda: everything or any(f"{name}.".startswith(f"{package}.") for name in named),
+    )
 
 
 def separate(package: str, path: Sequence[str], command: str) -> LoadTests:
-    """Return a `load_tests` function for a package whose tests run only by name, as `command` does."""
-    return _loader(package, path, command, lambda: _is_named(package))
-
-
-def _is_named(package: str, *, partly: bool = False) -> bool:
-    """Tell whether the command line names `package`, a package around it, or (`partly`) one in it."""
-    inside = partly and any(name.startswith(f"{package}.") for name in named)
-    return inside or package in named
+    """Return a `load_tests` function for a package whose tests run only if it is named, as `command` does."""
+    return _loader(package, path, command, lambda: package in named)
 
 
 def _loader(package: str, path: Sequence[str], command: str, is_wanted: Callable[[], bool]) -> LoadTests:
@@ -53,4 +53,4 @@ def _loader(package: str, path: Sequence[str], command: str, is_wanted: Callable
 
 def _say() -> None:
     packages = ", ".join(f"{package.replace('.', '/')} ({command})" for package, command in left_out.items())
-    print(f"not run: {packages}", file=sys.stderr)
+    say(f"not run: {packages}")

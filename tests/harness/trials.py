@@ -4,24 +4,21 @@ import functools
 import io
 import itertools
 import unittest
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from tests.harness.order import classname
-from tests.harness.results import FAILED, INTERRUPTED, NO_TESTS, PASSED, PROGRAM, WRONG_OPTIONS, Result, say
+from tests.harness.results import FAILED, NO_TESTS, PASSED, PROGRAM, WRONG_OPTIONS, Result, say, status_of
 from tests.harness.workers import Workers
 
 Tests = Sequence[unittest.TestCase]
 
 
 def culprits(before: Tests, fails: Callable[[Tests], bool]) -> Tests | None:
-    """Return a smallest part of `before` that still makes `fails` true, by halving.
+    """Return a smallest part of `before` that still makes `fails` true, by halving; None if trials contradict.
 
     Args:
         before: In order; `fails` is true for the whole and false for the empty part.
         fails: Runs a trial with a part of it.
-
-    Returns:
-        The part, in order; None if trials contradict each other.
     """
     found: Tests = ()
     while before:
@@ -57,7 +54,7 @@ def bisect(name: str, tests: Tests, workers: Callable[[Tests], Workers], seed: s
 
     @functools.cache
     def fails(part: Tests) -> bool:
-        failed = fails_after(part, target, workers)
+        failed = _fails_after(part, target, workers)
         say(f"after {len(part)} of the {len(before)} tests before it: {'fails' if failed else 'passes'}")
         return failed
 
@@ -78,7 +75,7 @@ def bisect(name: str, tests: Tests, workers: Callable[[Tests], Workers], seed: s
     return FAILED
 
 
-def fails_after(part: Tests, target: unittest.TestCase, workers: Callable[[Tests], Workers]) -> bool:
+def _fails_after(part: Tests, target: unittest.TestCase, workers: Callable[[Tests], Workers]) -> bool:
     """Return whether `target` fails or does not run after the tests of `part`, in a fresh process.
 
     Raises:
@@ -93,37 +90,34 @@ def fails_after(part: Tests, target: unittest.TestCase, workers: Callable[[Tests
     return not verdicts or bool(verdicts & {"failed", "error", "passed unexpectedly"})
 
 
-def parity(tests: Tests, run: Callable[[str, Tests], Result | None], status: Callable[[], int]) -> int:
-    """Run tests in the sandbox and with real commits, and compare the verdicts.
+def parity(tests: Tests, isolations: Mapping[str, str], run: Callable[[str, Tests], Result]) -> int:
+    """Run tests in the sandbox and with real commits, compare the verdicts, and return the exit status.
 
     Args:
         tests: A class that says `not_in_parity_because` is left out, and its reason is printed.
-        run: Runs tests with an isolation ("sandbox" or "commit"); returns None after Ctrl-C.
-        status: Returns the exit status of the last run.
+        isolations: The two isolations, each with its name in words.
+        run: Runs tests with an isolation.
 
-    Returns:
-        The exit status; a test that fails both times fails the run as well.
+    Raises:
+        KeyboardInterrupt: Ctrl-C ended one of the runs.
     """
     left_out = {classname(test): reason for test in tests if (reason := getattr(test, "not_in_parity_because", ""))}
     chosen = [test for test in tests if classname(test) not in left_out]
     if not chosen:
         say("parity: no test of an ApiTestCase was selected")
         return NO_TESTS
-    results, statuses = [], []
-    for isolation, shown in (("sandbox", "in the sandbox"), ("commit", "with real commits")):
+    results = []
+    for isolation, shown in isolations.items():
         say(f"parity: {len(chosen)} tests {shown}")
-        result = run(isolation, chosen)
-        if result is None:
-            return INTERRUPTED
-        results.append(result)
-        statuses.append(status())
-    differing = differences(*results)
+        results.append(run(isolation, chosen))
+    differing = _differences(*results)
     say(*(f"parity leaves out {name}: {reason}" for name, reason in left_out.items()))
     say(f"parity: {len(differing)} of {len(chosen)} tests get another verdict with real commits", *differing)
-    return FAILED if differing else max(statuses)
+    # A test that fails both times is no difference, but it fails the run.
+    return FAILED if differing else max(map(status_of, results))
 
 
-def differences(sandbox: Result, commit: Result) -> list[str]:
+def _differences(sandbox: Result, commit: Result) -> list[str]:
     """Return the tests with different verdicts, with both, as text."""
     names = list({**sandbox.verdicts, **commit.verdicts})
     if sandbox.shouldStop or commit.shouldStop:
@@ -132,12 +126,10 @@ def differences(sandbox: Result, commit: Result) -> list[str]:
 
     def shown(result: Result, name: str) -> str:
         verdicts = result.verdicts.get(name, [("did not run", "")])
-        return (
-            ", ".join(f"{verdict}{which}" for verdict, which in verdicts if verdict != "passed" or not which) or "none"
-        )
+        return ", ".join(f"{verdict}{which}" for verdict, which in verdicts)
 
     def bare(result: Result, name: str) -> list[str]:
-        # Subtests are compared by their order: their parameters may differ between runs.
+        # Without the parameters of subtests: they may differ between runs.
         return [verdict for verdict, _ in result.verdicts.get(name, [])]
 
     return [

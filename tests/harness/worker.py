@@ -11,12 +11,13 @@ import os
 import signal
 import sys
 import time
+import traceback
 import unittest
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from types import FrameType
-from typing import IO, Any, NoReturn
+from typing import IO, Any
 
 from tests.harness.findings import Findings, enter, findings
 from tests.harness.leftovers import end_with_parent
@@ -31,29 +32,25 @@ VERDICTS = {
     "expectedFailures": "failed as expected",
     "unexpectedSuccesses": "passed unexpectedly",
 }
-# The parent sends this signal to a worker that exceeds the time limit; the worker writes where its threads are.
-SHOW_STACKS = signal.SIGUSR1
+
 # These signals interrupt a worker: Ctrl-C at a terminal, and the end of the run.
 END_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @dataclass(frozen=True)
-class Options:
-    """unittest's options that concern the process of the tests; see `unittest.TextTestRunner`."""
+class Outcome:
+    """A verdict on a test, a subtest or a fixture. In the parent it stands for the subtest or fixture, too.
 
-    failfast: bool = False
-    buffer: bool = False
-    tb_locals: bool = False
-    warnings: str | None = None
+    Attributes:
+        verdict: "passed", or one of `VERDICTS`.
+        text: The traceback as the worker formats it, or the reason of a skip.
+    """
 
-
-@dataclass(frozen=True)
-class Subject:
-    """Stands for a subtest or a failed fixture, which exist only in the worker, in the parent's result."""
-
+    verdict: str
     name: str
-    shown: str
+    shown: str = ""
     summary: str | None = None
+    text: str = ""
 
     failureException = AssertionError
 
@@ -68,55 +65,28 @@ class Subject:
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """One verdict.
+class Report:
+    """A message to the parent, with all that happened since the last one.
 
     Attributes:
-        verdict: "passed", or one of `VERDICTS`.
-        text: The traceback as the worker formats it, or the reason of a skip.
-        subject: A subtest or a fixture; None for the test itself.
+        event: "started" or "finished", for the test at `index`; "idle" after a group; "done" after the last fixture.
+        outcomes: Of the finished test and its subtests. With other events, of fixtures.
     """
 
-    verdict: str
-    text: str = ""
-    subject: Subject | None = None
-
-
-@dataclass(frozen=True)
-class Started:
-    """The worker began the test with this index."""
-
+    event: str
     index: int
-
-
-@dataclass(frozen=True)
-class Finished:
-    """The worker finished the test with this index, or a fixture if that is None."""
-
-    index: int | None
     outcomes: Sequence[Outcome]
-    seconds: dict[str, float]
-    findings: Findings
-
-
-@dataclass(frozen=True)
-class Idle:
-    """The worker finished its group."""
-
-
-@dataclass(frozen=True)
-class Done:
-    """The worker finished its last fixtures."""
-
+    seconds: Mapping[str, float]
     findings: Findings
 
 
 class Reporter(unittest.TestResult):
     """The worker's result: sends each verdict to the parent and keeps none."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, limit: float) -> None:
         super().__init__()
         self._connection = connection
+        self._limit = limit
         self._pid = os.getpid()
         self._outcomes: list[Outcome] = []
         self._seconds: dict[str, float] = {}
@@ -125,25 +95,42 @@ class Reporter(unittest.TestResult):
         self.index = 0
         self.running: unittest.TestCase | None = None
 
+    def report(self, event: str) -> None:
+        """Send an event to the parent. A process that a test or fixture forked ends here."""
+        set_alarm(0)  # The parent may need a while until it reads the message, or until it has another group.
+        for kind, verdict in VERDICTS.items():
+            entries: list[Any] = getattr(self, kind)
+            for entry in entries:
+                test, text = entry if isinstance(entry, tuple) else (entry, "")
+                self._outcomes.append(Outcome(verdict, test.id(), str(test), test.shortDescription(), text))
+            entries.clear()
+        if os.getpid() != self._pid:
+            # It has left the code that forked it, and would run the remaining tests once more.
+            for outcome in self._outcomes:
+                sys.stderr.write(f"In a process that a test forked: {outcome.verdict}\n{outcome.text}")
+            sys.stderr.flush()
+            os._exit(FAILED)
+        self._connection.send(Report(event, self.index, self._outcomes, self._seconds, findings))
+        self._outcomes, self._seconds = [], {}
+        findings.clear()
+
     def lap(self) -> float:
         """Return the seconds since the last call."""
         before, self._mark = self._mark, time.perf_counter()
         return self._mark - before
 
     def startTest(self, test: unittest.TestCase) -> None:
-        self.flush()
         seconds = self.lap()
         if type(test) is not self._class:
             self._class = type(test)
             self._seconds[f"{FIXTURES}{classname(test)}"] = seconds
+        self.report("started")
         self.running = test
         enter("tests")
         super().startTest(test)
-        self._connection.send(Started(self.index))
+        set_alarm(getattr(test, "time_limit", self._limit))
 
     def stopTest(self, test: unittest.TestCase) -> None:
-        if os.getpid() != self._pid:
-            self._end_fork()
         super().stopTest(test)
         enter("fixtures")
         if isinstance(sys.exc_info()[1], KeyboardInterrupt):
@@ -151,72 +138,22 @@ class Reporter(unittest.TestResult):
         # If the worker dies in a later test, this output must not be lost.
         sys.stdout.flush()
         self._seconds[test.id()] = self.lap()
-        self._send(self.index)
+        self.report("finished")
         self.running = None
+        self.limit_fixtures(type(test))
 
-    def _end_fork(self) -> NoReturn:
-        """End a process that the test forked and that left the test: it would run the remaining tests once more."""
-        for outcome in self._outcomes:
-            sys.stderr.write(f"In a process that a test forked: {outcome.verdict}\n{outcome.text}")
-        sys.stderr.flush()
-        os._exit(FAILED)
-
-    def flush(self) -> None:
-        """Send the verdicts of fixtures since the last test."""
-        if self._outcomes:
-            self._send(None)
-
-    def _send(self, index: int | None) -> None:
-        # With each test, because a worker that dies would take its findings along.
-        self._connection.send(Finished(index, self._outcomes, self._seconds, findings))
-        self._outcomes, self._seconds = [], {}
-        findings.clear()
-
-    def _collect(self, test: Any) -> None:
-        """Move what unittest has put into its lists to the outcomes."""
-        for kind, verdict in VERDICTS.items():
-            entries: list[Any] = getattr(self, kind)
-            for entry in entries:
-                subject, text = entry if isinstance(entry, tuple) else (entry, "")
-                self._outcomes.append(Outcome(verdict, text, self._stand_in(subject)))
-            entries.clear()
-
-    def _stand_in(self, subject: Any) -> Subject | None:
-        if subject is self.running:
-            return None
-        return Subject(subject.id(), str(subject), subject.shortDescription())
+    def limit_fixtures(self, kind: type | None) -> None:
+        """Limit the time of the fixtures of a class: they have at least the general limit."""
+        set_alarm(self._limit and max(self._limit, getattr(kind, "time_limit", 0)))
 
     def addSuccess(self, test: unittest.TestCase) -> None:
         super().addSuccess(test)
-        self._outcomes.append(Outcome("passed"))
-
-    def addFailure(self, test: unittest.TestCase, err: Any) -> None:
-        super().addFailure(test, err)
-        self._collect(test)
-
-    def addError(self, test: unittest.TestCase, err: Any) -> None:
-        super().addError(test, err)
-        self._collect(test)
+        self._outcomes.append(Outcome("passed", test.id()))
 
     def addSkip(self, test: unittest.TestCase, reason: str) -> None:
         if self.running is None and isinstance(test, unittest.TestCase):
             self.startTest(test)  # Python 3.12.1 leaves that out if a decorator skips the test; it does stop the test.
         super().addSkip(test, reason)
-        self._collect(test)
-
-    def addExpectedFailure(self, test: unittest.TestCase, err: Any) -> None:
-        super().addExpectedFailure(test, err)
-        self._collect(test)
-
-    def addUnexpectedSuccess(self, test: unittest.TestCase) -> None:
-        super().addUnexpectedSuccess(test)
-        self._collect(test)
-
-    def addSubTest(self, test: unittest.TestCase, subtest: unittest.TestCase, err: Any) -> None:
-        super().addSubTest(test, subtest, err)
-        if err is None:
-            self._outcomes.append(Outcome("passed", subject=self._stand_in(subtest)))
-        self._collect(test)
 
 
 class _Received(unittest.TestSuite):
@@ -235,50 +172,80 @@ class _Received(unittest.TestSuite):
             for self._reporter.index in group:
                 test = self._all[self._reporter.index]
                 self.kind = type(test)
+                self._reporter.limit_fixtures(self.kind)
                 yield test
-            self._reporter.flush()
-            self._connection.send(Idle())
+            self._reporter.report("idle")
+        self._reporter.limit_fixtures(self.kind)
 
     def _removeTestAtIndex(self, index: int) -> None:
         pass  # The list of tests belongs to the parent's result, too.
 
 
-def work(tests: Sequence[unittest.TestCase], connection: Connection, options: Options, stacks: IO[str]) -> int:
-    """Run the groups of tests that come over `connection` until None comes; return the exit status.
+@dataclass(frozen=True)
+class Job:
+    """What a worker needs from its parent.
+
+    Attributes:
+        tests: All tests of the run.
+        options: For `unittest.TextTestRunner`.
+        limit: Seconds that a test or a fixture may take; 0 for no limit. A class overrides it with `time_limit`.
+    """
+
+    tests: Sequence[unittest.TestCase]
+    options: Mapping[str, Any]
+    limit: float
+
+
+def work(job: Job, connection: Connection, others: Iterable[Connection], stacks: IO[str]) -> None:
+    """Run the groups of tests that come over `connection` until None comes, and end the process.
 
     Args:
-        tests: All tests of the run.
+        job: The tests.
         connection: To the parent.
-        options: For unittest.
-        stacks: Where `SHOW_STACKS` writes the stacks of all threads.
+        others: Connections of the parent. A copy that stays open here would hide the end of the parent from a worker.
+        stacks: Gets the stacks of all threads at the end of a test that exceeds its limit.
     """
+    status = FAILED
+    try:
+        try:
+            for other in others:
+                other.close()
+            faulthandler.register(signal.SIGALRM, file=stacks, chain=True)
+            status = _run(job, connection)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            with contextlib.suppress(OSError, ValueError):
+                sys.stdout.flush()
+                sys.stderr.flush()
+    finally:
+        # At once: a thread that a test left would keep the process.
+        os._exit(status)
+
+
+def _run(job: Job, connection: Connection) -> int:
     for number in END_SIGNALS:
         signal.signal(number, _interrupt)
     end_with_parent(signal.SIGTERM)
-    faulthandler.register(SHOW_STACKS, file=stacks)
     findings.clear()
-    reporter = Reporter(connection)
+    reporter = Reporter(connection, job.limit)
+    suite = _Received(job.tests, connection, reporter)
     resultclass: Any = lambda *_, **__: reporter  # noqa: E731 - the stubs want a class that prints.
-    runner = unittest.TextTestRunner(
-        io.StringIO(),
-        failfast=options.failfast,
-        buffer=options.buffer,
-        tb_locals=options.tb_locals,
-        warnings=options.warnings,
-        resultclass=resultclass,
-    )
-    suite = _Received(tests, connection, reporter)
     try:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, END_SIGNALS)  # The parent has blocked them.
-        runner.run(suite)
-        reporter.flush()
-        connection.send(Done(findings))
+        unittest.TextTestRunner(io.StringIO(), resultclass=resultclass, **job.options).run(suite)
+        reporter.report("done")
         return PASSED
     except (KeyboardInterrupt, EOFError, BrokenPipeError):
         _clean_up(reporter.running, suite.kind)
         return INTERRUPTED
     finally:
-        _ignore_signals()  # A signal must not interrupt the exit: this process would go on with the work of its parent.
+        _ignore_signals()  # The exit saves the coverage, and must not be interrupted.
+
+
+def set_alarm(seconds: float) -> None:
+    """End this process with SIGALRM after this time, unless another alarm is set; 0 sets none."""
+    signal.setitimer(signal.ITIMER_REAL, seconds)
 
 
 def _clean_up(test: unittest.TestCase | None, kind: type[unittest.TestCase] | None) -> None:

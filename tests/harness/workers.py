@@ -8,40 +8,26 @@ Workers are forked, so tests need not be found again by name: attributes that `l
 """
 
 import contextlib
+import dataclasses
+import multiprocessing
 import os
 import signal
-import sys
 import tempfile
 import time
-import traceback
 import unittest
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from multiprocessing import Pipe
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from tests.harness.order import classname, order_options
-from tests.harness.plan import Group, Plan
-from tests.harness.results import FAILED, PROGRAM, Result
-from tests.harness.worker import (
-    END_SIGNALS,
-    SHOW_STACKS,
-    Done,
-    Finished,
-    Idle,
-    Options,
-    Outcome,
-    Started,
-    Subject,
-    work,
-)
+from tests.harness.order import Group, Plan, classname, order_options
+from tests.harness.results import PROGRAM, Result
+from tests.harness.worker import END_SIGNALS, Job, Outcome, Report, work
 
 # Seconds that interrupted workers have to clean up, all together.
 GRACE = 10.0
-# Seconds that a worker has to write its stacks.
-STACKS_GRACE = 0.5
 LISTS = {"failed": "failures", "error": "errors", "failed as expected": "expectedFailures"}
+_FORK = multiprocessing.get_context("fork")
 
 
 class Workers(unittest.TestSuite):
@@ -49,23 +35,18 @@ class Workers(unittest.TestSuite):
 
     Args:
         plan: Which worker runs which tests.
-        options: For the workers.
-        limit: Seconds that a test or a fixture may take; 0 for no limit. A class overrides it with `time_limit`.
+        options: See `Job`.
+        limit: See `Job`.
 
     Attributes:
         interrupted: Whether Ctrl-C ended the run.
     """
 
-    def __init__(self, plan: Plan, options: Options, limit: float) -> None:
+    def __init__(self, plan: Plan, options: Mapping[str, Any], limit: float) -> None:
         super().__init__()
         self.interrupted = False
         self._plan = plan
-        self._options = options
-        self._limit = limit
-
-    def countTestCases(self) -> int:
-        """Return the number of tests."""
-        return len(self._plan.tests)
+        self._job = Job(plan.tests, options, limit)
 
     def run(self, result: unittest.TestResult, debug: bool = False) -> Result:
         """Run all tests; after Ctrl-C, end the workers and return the results so far."""
@@ -87,148 +68,122 @@ class Workers(unittest.TestSuite):
 
     def _run_queues(self, workers: "list[_Worker]", result: Result, queues: Sequence[deque[Group]]) -> None:
         """Run the groups in `queues`, each queue in a worker; a worker that dies is replaced while it has work."""
-        several = len(queues) > 1
         while not result.shouldStop:
             for place, queue in enumerate(queues):
                 if queue and not any(worker.place == place for worker in workers):
                     others = [worker.connection for worker in workers]
                     with _interrupted_later():
-                        workers.append(_Worker(self._plan.tests, queue, place, self._options, others, several=several))
+                        workers.append(_Worker(self._job, queue, place, others, several=len(queues) > 1))
             if not workers:
                 return
-            ready = wait([worker.connection for worker in workers], self._patience(workers))
+            ready = wait([handle for worker in workers for handle in (worker.connection, worker.end)])
             for worker in list(workers):
                 with _interrupted_later():  # A message that was read is not lost.
-                    alive = worker.hear(result) if worker.connection in ready else worker.keep_time(result, self._limit)
-                    if not alive:
+                    if not worker.attend(ready, result):
                         workers.remove(worker)
-
-    def _patience(self, workers: "Iterable[_Worker]") -> float | None:
-        """Return the seconds until the first worker exceeds its limit."""
-        deadlines = [worker.deadline(self._limit) for worker in workers]
-        known = [deadline for deadline in deadlines if deadline is not None]
-        return max(0.0, min(known) - time.monotonic()) if known else None
 
 
 class _Worker:
-    """A worker as the parent sees it."""
+    """A worker as the parent sees it.
+
+    Attributes:
+        place: The number of its queue.
+        running: The test that it runs.
+        end: Can be waited for, like `connection`: the process has ended.
+    """
 
     def __init__(
-        self,
-        tests: Sequence[unittest.TestCase],
-        queue: deque[Group],
-        place: int,
-        options: Options,
-        others: Sequence[Connection],
-        *,
-        several: bool,
+        self, job: Job, queue: deque[Group], place: int, others: Iterable[Connection], *, several: bool
     ) -> None:
-        self.queue = queue
         self.place = place
         self.running: unittest.TestCase | None = None
-        self._tests = tests
+        self._queue = queue
+        self._tests = job.tests
         self._several = several
+        self._left: list[int] = []  # the tests of its group that did not begin
         self._ran: list[unittest.TestCase] = []
-        self._done = False
+        self._is_done = False
         self._stacks = tempfile.TemporaryFile("w+")  # noqa: SIM115 - `close` closes it.
-        self.connection, theirs = Pipe()
-        self.pid = _fork(lambda: work(tests, theirs, options, self._stacks), [self.connection, *others])
+        self.connection, theirs = _FORK.Pipe()
+        arguments = (job, theirs, [self.connection, *others], self._stacks)
+        self.process = _FORK.Process(target=work, args=arguments)
+        self.process.start()
         theirs.close()
+        # The sentinel of multiprocessing is a pipe. A process that a test forks would keep it open.
+        pid = self.process.pid or 0
+        self.end = os.pidfd_open(pid) if hasattr(os, "pidfd_open") else self.process.sentinel
         self._take()
 
     def _take(self) -> None:
         """Hand out the next group, or None if there is no more."""
-        self.running = None
-        self._group: Group = ()
-        if self.queue:
-            self._group = self._next()
-        self._left = list(self._group)
-        self._since = time.monotonic()
-        with contextlib.suppress(BrokenPipeError):  # It is dead; `hear` will notice.
-            self.connection.send(self._group or None)
+        self._left = list(self._next()) if self._queue else []
+        with contextlib.suppress(BrokenPipeError):  # It is dead; `attend` will notice.
+            self.connection.send(tuple(self._left) or None)
 
     def _next(self) -> Group:
         # A group of the same module comes first: the module's fixtures are set up here.
         here = type(self._ran[-1]).__module__ if self._ran else None
-        group = next((each for each in self.queue if type(self._tests[each[0]]).__module__ == here), self.queue[0])
-        self.queue.remove(group)
+        group = next((each for each in self._queue if type(self._tests[each[0]]).__module__ == here), self._queue[0])
+        self._queue.remove(group)
         return group
 
-    def deadline(self, limit: float) -> float | None:
-        """Return the time at which the running test exceeds its limit; None if there is no limit."""
-        if self.running is not None:
-            limit = getattr(self.running, "time_limit", limit)
-        elif self._left:
-            # Fixtures have at least the general limit.
-            limit = limit and max(limit, getattr(self._tests[self._left[0]], "time_limit", 0))
-        return self._since + limit if limit else None
-
-    def keep_time(self, result: Result, limit: float) -> bool:
-        """Stop the worker if its test exceeds the limit; return False if it was stopped."""
-        deadline = self.deadline(limit)
-        if deadline is None or time.monotonic() < deadline:
-            return True
-        os.kill(self.pid, SHOW_STACKS)
-        time.sleep(STACKS_GRACE)
-        self._bury(result, f"took more than {deadline - self._since:g} s and was stopped", self._stop())
-        return False
-
-    def _stop(self) -> str:
-        """Kill the worker and return its stacks."""
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self.pid, signal.SIGKILL)
-        self._stacks.seek(0)
-        return self._stacks.read()
-
-    def close(self) -> None:
-        self.connection.close()
-        self._stacks.close()
-
-    def hear(self, result: Result) -> bool:
-        """Take one message into `result`; return False if the worker has ended."""
+    def attend(self, ready: Collection[object], result: Result) -> bool:
+        """Take one message into `result`, if there is one; return False if the worker has ended."""
+        if self.connection not in ready:
+            return self.end not in ready or self._bury(result)
         try:
-            message = self.connection.recv()
+            report = self.connection.recv()
         except (EOFError, OSError):
-            self._bury(result, "", "")
-            return False
-        self._since = time.monotonic()
-        self._take_in(message, result)
-        return True
-
-    def _take_in(self, message: object, result: Result) -> None:
-        match message:
-            case Started(index):
-                self.running = self._tests[index]
-                if not self._several:
-                    result.startTest(self.running)
-            case Finished(index, outcomes, seconds, noted):
-                result.seconds.update(seconds)
-                result.findings.add(noted)
-                if index is None:
-                    for outcome in outcomes:
-                        _add(result, outcome.subject, self._explained(outcome))
-                else:
-                    self._finish(result, self._tests[index], outcomes)
-                    self._left.remove(index)
-            case Idle():
-                self._take()
-            case Done(noted):
-                result.findings.add(noted)
-                self._done = True
+            return self._bury(result)
+        except Exception as error:
+            return self._bury(result, f"sent a message that cannot be read ({error!r})")
+        if not self._fits(report):
+            return self._bury(result, f"sent a message that was not expected ({getattr(report, 'event', report)!r})")
+        self._take_in(report, result)
+        return not self._is_done or self._bury(result)
 
     def hear_rest(self, result: Result) -> None:
         """Take the messages that have arrived."""
-        with contextlib.suppress(EOFError, OSError):
-            while self.connection.poll():
-                self._take_in(self.connection.recv(), result)
+        with contextlib.suppress(Exception):  # The worker may have been interrupted in the middle of one.
+            while self.connection.poll() and self._fits(report := self.connection.recv()):
+                self._take_in(report, result)
 
-    def _finish(self, result: Result, test: unittest.TestCase, outcomes: Iterable[Outcome]) -> None:
+    def _fits(self, report: object) -> bool:
+        """Tell whether `report` can follow the ones before it: another process may write to the pipe as well."""
+        match report:
+            case Report("started", index):
+                return self.running is None and index in self._left
+            case Report("finished", index):
+                return self.running is self._tests[index]
+            case Report("idle" | "done"):
+                return self.running is None
+        return False
+
+    def _take_in(self, report: Report, result: Result) -> None:
+        result.seconds.update(report.seconds)
+        result.findings.add(report.findings)
+        if report.event == "finished":
+            self._finish(result, report.outcomes)
+            return
+        for outcome in report.outcomes:
+            _add(result, outcome, self._explained(outcome))
+        if report.event == "started":
+            self.running = self._tests[report.index]
+            self._left.remove(report.index)
+            if not self._several:
+                result.startTest(self.running)
+        elif report.event == "idle":
+            self._take()
+        self._is_done = report.event == "done"
+
+    def _finish(self, result: Result, outcomes: Iterable[Outcome]) -> None:
+        test, self.running = self.running, None
+        assert test is not None
         if self._several:
             result.startTest(test)
         for outcome in outcomes:
             _add(result, test, self._explained(outcome))
         result.stopTest(test)
-        self.running = None
         self._ran.append(test)
 
     def _explained(self, outcome: Outcome) -> Outcome:
@@ -237,52 +192,50 @@ class _Worker:
             return outcome
         names = " ".join(dict.fromkeys(classname(test) for test in self._ran))
         command = " ".join(filter(None, [PROGRAM, order_options(), names]))
-        return Outcome(outcome.verdict, f"{outcome.text}ran before it in its worker: {command}\n", outcome.subject)
+        return dataclasses.replace(outcome, text=f"{outcome.text}ran before it in its worker: {command}\n")
 
-    def _bury(self, result: Result, how: str, stacks: str) -> None:
-        """Report the end of a worker, unless it was done; the rest of its group goes to another worker."""
-        code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
-        self.close()
-        if self._done:
-            return
-        how = how or (f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with status {code}")
+    def _bury(self, result: Result, fault: str = "") -> bool:
+        """Report the end of a worker, unless it was done; the rest of its group goes to another one. Return False.
+
+        Args:
+            result: Gets an error.
+            fault: What the worker did, so that it has to be stopped.
+        """
+        code, stacks = self.close(0.0 if fault else GRACE)
+        if self._is_done:
+            return False
+        if fault:
+            how = f"{fault} and was stopped"
+        elif code == -signal.SIGALRM:
+            how = "took longer than its time limit and was stopped"
+        else:
+            how = f"was killed by {signal.Signals(-code).name}" if code and code < 0 else f"ended with status {code}"
         if self.running is not None:
-            test = self.running
-            self._left.remove(next(index for index in self._left if self._tests[index] is test))
-            self._finish(result, test, [Outcome("error", f"The process of this test {how}.\n{stacks}")])
+            text = f"The process of this test {how}.\n{stacks}"
+            self._finish(result, [Outcome("error", self.running.id(), text=text)])
             if self._left:
-                self.queue.appendleft(self._left)
-            return
+                self._queue.appendleft(self._left)
+            return False
         # A fixture would do the same again, so these tests are not tried again.
         where = self._tests[self._left[0]] if self._left else self._ran[-1] if self._ran else self._tests[0]
-        name = classname(where)
         place = "before the first test" if self._left else "after the last test"
         text = f"The process of this class {how}, in a fixture {place}.\nTests without a result: {len(self._left)}\n"
-        _add(result, Subject(name, name), self._explained(Outcome("error", text + stacks)))
+        name = classname(where)
+        outcome = Outcome("error", name, name, text=text + stacks)
+        _add(result, outcome, self._explained(outcome))
+        return False
 
-
-def _fork(job: Callable[[], int], connections: Iterable[Connection]) -> int:
-    """Run `job` in a forked process without `connections`; its result is the exit status. Return the process id."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    pid = os.fork()
-    if pid:
-        return pid
-    status = FAILED
-    try:
-        try:
-            for connection in connections:
-                connection.close()  # Otherwise the workers would not notice the end of the parent.
-            status = job()
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            with contextlib.suppress(OSError, ValueError):
-                sys.stdout.flush()
-                sys.stderr.flush()
-    finally:
-        # Also when a signal interrupts the above: otherwise this process would go on with the work of its parent.
-        os._exit(status)
+    def close(self, patience: float) -> tuple[int | None, str]:
+        """Return the exit status and the stacks; kill the process if it does not end within `patience` seconds."""
+        wait([self.end], patience)
+        self.process.kill()
+        self.process.join()
+        if self.end != self.process.sentinel:
+            os.close(self.end)
+        self.connection.close()
+        with self._stacks as file:
+            file.seek(0)
+            return self.process.exitcode, file.read()
 
 
 @contextlib.contextmanager
@@ -303,42 +256,31 @@ def _interrupted_later() -> Iterator[None]:
 
 def _end(workers: Iterable[_Worker]) -> None:
     """Interrupt the workers that still run, and wait for them; kill those that need too long."""
-    pids = set()
     for worker in workers:
-        worker.close()
-        pids.add(worker.pid)
-        os.kill(worker.pid, signal.SIGTERM)
+        worker.process.terminate()
     deadline = time.monotonic() + GRACE
-    while pids:
-        if time.monotonic() > deadline:
-            for pid in pids:
-                os.kill(pid, signal.SIGKILL)
-        ended = {pid for pid in pids if os.waitpid(pid, os.WNOHANG)[0]}
-        pids -= ended
-        if not ended:
-            time.sleep(0.01)
+    for worker in workers:
+        worker.close(max(0.0, deadline - time.monotonic()))
 
 
 def _add(result: Result, test: Any, outcome: Outcome) -> None:
     """Add an outcome to `result` as if the test, or fixture, had run here."""
-    subject: Any = outcome.subject or test
-    which = subject.id().removeprefix(test.id())
+    subject: Any = test if outcome.name == test.id() else outcome
+    which = outcome.name.removeprefix(test.id())
     result.verdicts.setdefault(test.id(), []).append((outcome.verdict, which))
     # The result counts and shows this error; then the worker's text replaces it.
     kind = AssertionError if outcome.verdict != "error" else RuntimeError
     error: Any = (kind, kind("see the worker's text"), None)
     match outcome.verdict:
-        case "passed" if subject is test:
-            result.addSuccess(test)
         case "passed":
-            result.addSubTest(test, subject, None)
+            result.addSuccess(test)
         case "passed unexpectedly":
             result.addUnexpectedSuccess(test)
         case "skipped":
             result.addSkip(subject, outcome.text)
         case "failed as expected":
             result.addExpectedFailure(test, error)
-        case "failed" | "error" if subject is not test:
+        case _ if subject is not test:
             result.addSubTest(test, subject, error)
         case "failed":
             result.addFailure(test, error)

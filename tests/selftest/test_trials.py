@@ -8,9 +8,8 @@ from typing import Any
 from unittest import mock
 
 from tests.harness import results
-from tests.harness.plan import Plan
+from tests.harness.order import Plan
 from tests.harness.trials import bisect, culprits, parity
-from tests.harness.worker import Options
 from tests.harness.workers import Workers
 
 
@@ -68,7 +67,7 @@ class BisectTest(unittest.TestCase):
         tests = [kind(name) for kind in (ATest, BTest) for name in dir(kind) if name.startswith("test_")]
         said: list[str] = []
         with mock.patch("tests.harness.trials.say", lambda *lines: said.extend(lines)):
-            workers = lambda part: Workers(Plan(part, 1, {}, fixed=False), Options(), 30.0)  # noqa: E731
+            workers = lambda part: Workers(Plan(part, 1, {}, fixed=False), {}, 30.0)  # noqa: E731
             status = bisect(name, tests, workers)
         return status, said
 
@@ -95,19 +94,16 @@ class ParityTest(unittest.TestCase):
             # Run as tests of this module they would have its fixtures, and tear them down.
             kind.__module__ = "thrown_away"
 
-        statuses: list[int] = []
-
         def run(mode: str, tests: Sequence[unittest.TestCase]) -> results.Result:
             for kind in kinds:
                 kind.mode = mode
             result = results.Result(unittest.runner._WritelnDecorator(io.StringIO()), descriptions=False, verbosity=0)
-            Workers(Plan(tests, 1, {}, fixed=False), Options(), 30.0).run(result)
-            statuses.append(results.status_of(result))
+            Workers(Plan(tests, 1, {}, fixed=False), {}, 30.0).run(result)
             return result
 
         tests = [kind(name) for kind in kinds for name in dir(kind) if name.startswith("test_")]
         with mock.patch("tests.harness.trials.say", lambda *lines: said.extend(lines)):
-            status = parity(tests, run, lambda: statuses[-1])
+            status = parity(tests, {"sandbox": "in the sandbox", "commit": "with real commits"}, run)
         return status, "\n".join(said)
 
     def test_the_same_verdicts_are_parity(self):

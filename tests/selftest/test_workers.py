@@ -1,6 +1,7 @@
 """`tests.harness.workers`: every verdict arrives, whatever happens to the process of a test."""
 
 import io
+import multiprocessing
 import os
 import re
 import signal
@@ -11,11 +12,10 @@ from collections.abc import Sequence
 from typing import Any
 from unittest import mock
 
-from tests.harness import order, workers
+from tests.harness import order, worker
 from tests.harness.findings import Findings, findings
-from tests.harness.plan import Plan
+from tests.harness.order import Plan
 from tests.harness.results import FIXTURES, Result
-from tests.harness.worker import Options
 from tests.harness.workers import Workers
 
 
@@ -31,8 +31,13 @@ def run(
     result = Result(unittest.runner._WritelnDecorator(io.StringIO()), descriptions=False, verbosity=2)
     result.findings = Findings()
     result.failfast = options.get("failfast", False)
-    Workers(Plan(tests, processes, {}, fixed=fixed), Options(**options), limit).run(result)
+    Workers(Plan(tests, processes, {}, fixed=fixed), options, limit).run(result)
     return result
+
+
+def reporter_of(test: unittest.TestCase) -> Any:
+    """Return the result of a running test in its worker."""
+    return test._outcome.result
 
 
 def texts(result: Result) -> dict[str, str]:
@@ -125,6 +130,46 @@ class Verdicts:
         def test_b_after(self):
             pass
 
+    class HangingAtTheEnd(unittest.TestCase):
+        @classmethod
+        def tearDownClass(cls):
+            time.sleep(60)
+
+        def test_it(self):
+            pass
+
+    class Outlived(unittest.TestCase):
+        pipe = (-1, -1)
+
+        def test_it(self):
+            if os.fork() == 0:
+                reading, writing = self.pipe
+                os.close(writing)
+                os.read(reading, 1)
+                os._exit(0)
+            os._exit(7)
+
+    class ForkingFixture(unittest.TestCase):
+        @classmethod
+        def setUpClass(cls):
+            if (child := os.fork()) == 0:
+                sys.stderr = io.StringIO()
+                raise RuntimeError("in the fork")
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 1
+
+        def test_it(self):
+            pass
+
+    class Twice(unittest.TestCase):
+        def test_it(self):
+            reporter_of(self).report("started")
+            time.sleep(60)
+
+    class Garbage(unittest.TestCase):
+        def test_it(self):
+            reporter_of(self)._connection.send_bytes(b"garbage")
+            time.sleep(60)
+
     class Number(unittest.TestCase):
         number = None
 
@@ -152,12 +197,7 @@ class VerdictTest(unittest.TestCase):
             "skipped": [("skipped", "")],
             "expected": [("failed as expected", "")],
             "unexpected": [("passed unexpectedly", "")],
-            "subtests": [
-                ("passed", " (number=0)"),
-                ("failed", " (number=1)"),
-                ("passed", " (number=2)"),
-                ("skipped", " (number=3)"),
-            ],
+            "subtests": [("failed", " (number=1)"), ("skipped", " (number=3)")],
         }
         for processes in (1, 2):
             result = run(suite_of(Verdicts.Kinds), processes)
@@ -204,12 +244,11 @@ class DeathTest(unittest.TestCase):
                 if os.getpid() != parent:
                     raise KeyboardInterrupt
 
-        with mock.patch("sys.stdout", Interrupted()):
-            try:
-                pid = workers._fork(lambda: 3, [])
-            except KeyboardInterrupt:
-                os._exit(99)  # The worker would run the rest of this test a second time.
-        self.assertEqual(3, os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+        with mock.patch("sys.stdout", Interrupted()), mock.patch.object(worker, "_run", lambda *_: 3):
+            process = multiprocessing.get_context("fork").Process(target=worker.work, args=(None, None, [], sys.stderr))
+            process.start()
+        process.join()
+        self.assertEqual(3, process.exitcode)
 
     def test_a_fork_that_leaves_its_test_ends_and_reports_nothing(self):
         result = run(suite_of(Verdicts.Forking), 1)
@@ -228,10 +267,37 @@ class DeathTest(unittest.TestCase):
 
     def test_a_test_that_exceeds_its_limit_is_stopped_with_its_stack(self):
         result = run(suite_of(Verdicts.Hanging), processes=1)
-        self.assertRegex(
-            texts(result)["Verdicts.Hanging.test_a_hanging"], r"took more than 0.2 s(.*\n)+.*in test_a_hanging"
-        )
+        text = texts(result)["Verdicts.Hanging.test_a_hanging"]
+        self.assertRegex(text, r"took longer than its time limit and was stopped(.*\n)+.*in test_a_hanging")
         self.assertEqual(2, result.testsRun)
+
+    def test_a_last_fixture_that_hangs_is_stopped_and_named(self):
+        result = run(suite_of(Verdicts.HangingAtTheEnd), processes=1, limit=0.2)
+        text = texts(result)["Verdicts.HangingAtTheEnd"]
+        self.assertRegex(
+            text, r"its time limit and was stopped, in a fixture after the last test(.*\n)+.*in tearDownClass"
+        )
+        self.assertEqual(1, result.testsRun)
+
+    def test_a_process_that_outlives_its_worker_does_not_hide_the_end_of_the_worker(self):
+        reading, writing = Verdicts.Outlived.pipe = os.pipe()
+        self.addCleanup(os.close, reading)
+        self.addCleanup(os.close, writing)
+        result = run(suite_of(Verdicts.Outlived))
+        self.assertIn("ended with status 7", texts(result)["Verdicts.Outlived.test_it"])
+
+    def test_a_fork_that_leaves_its_fixture_ends_and_reports_nothing(self):
+        result = run(suite_of(Verdicts.ForkingFixture, Verdicts.First), 1)
+        self.assertEqual((2, {}), (result.testsRun, texts(result)))
+
+    def test_a_message_that_was_not_expected_is_an_error_of_the_test(self):
+        for name, said in {"Twice": r"not expected \('started'\)", "Garbage": "cannot be read"}.items():
+            result = run(suite_of(getattr(Verdicts, name), Verdicts.First))
+            with self.subTest(name):
+                self.assertRegex(
+                    texts(result)[f"Verdicts.{name}.test_it"], f"sent a message that .*{said}.* was stopped"
+                )
+                self.assertEqual(2, result.testsRun)
 
 
 class PlanTest(unittest.TestCase):
@@ -294,7 +360,7 @@ class CleanUpTest(unittest.TestCase):
         result = Result(unittest.runner._WritelnDecorator(io.StringIO()), descriptions=False, verbosity=0)
         before = signal.signal(signal.SIGINT, signal.default_int_handler)
         self.addCleanup(signal.signal, signal.SIGINT, before)
-        suite = Workers(Plan(suite_of(Interrupted), 1, {}, fixed=False), Options(), 30.0)
+        suite = Workers(Plan(suite_of(Interrupted), 1, {}, fixed=False), {}, 30.0)
         suite.run(result)
         os.close(writing)
         self.assertTrue(suite.interrupted)
