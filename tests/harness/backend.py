@@ -22,25 +22,16 @@ _ADVISORY_LOCKS = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND
 
 
 class Backend:
-    """One real connection.
-
-    Args:
-        real: The connection, idle and not in autocommit.
-
-    Attributes:
-        prepared: The text of each prepared statement on it.
-        placeholders: Custom settings that it knows now, and would not have known when it was new.
-        kept_lock: The line that took an advisory lock for a transaction of the code that has ended; the lock is held.
-        schema_changed: Whether the schema may be another one than when the connection was made.
-    """
+    """One real connection, idle at first and not in autocommit."""
 
     def __init__(self, real: connection) -> None:
         # Not to keep it alive: a connection that the code drops has to end.
         self._real = weakref.ref(real)
-        self.prepared: dict[str, str] = {}
+        self.prepared: dict[str, str] = {}  # the text of each prepared statement on it
+        # Custom settings that it knows now, and would not have known when it was new.
         self.placeholders: set[str] = set()
-        self.kept_lock = ""
-        self.schema_changed = False
+        self.kept_lock = ""  # the line that took an advisory lock that is held beyond the transaction of the code
+        self.schema_changed = False  # since the connection was made, perhaps
         self._functions_changed = False
         self._constraints: list[tuple[str, bool]] | None = None
         self._functions: dict[str, Text] | None = None

@@ -190,17 +190,14 @@ class ApiTestCase(KitTestCase):
 
     Override `setUpTestData` to make rows once for all tests of a class. Each test sees them in a savepoint of its own,
     and gets its own copy of each value on the class.
-
-    Attributes:
-        client: Sends requests to the application.
-        make_client: Makes the client that the tests share; a project may have another one.
-        isolation: Keeps the test from others; `with self.isolation.undone():` undoes a part of a test.
-        not_in_parity_because: The reason why the class means nothing outside a sandbox, empty when it does.
     """
 
     client: ApiClient
+    # Makes the client that the tests share; a project may have another one.
     make_client: ClassVar[Callable[[], ApiClient]] = staticmethod(make_client)
+    # Keeps the test from others; `with self.isolation.undone():` undoes a part of a test.
     isolation: Isolation
+    # The reason why the class means nothing outside a sandbox, empty when it does.
     not_in_parity_because = ""
     _class_isolation: ClassVar[Isolation | None] = None
 
@@ -227,28 +224,20 @@ class ApiTestCase(KitTestCase):
         self.addCleanup(self.isolation.leave)
 
 
-_isolations: dict[str, Any] = {"sandbox": Sandbox, "commit": ClonedDatabase, "delete": DeletedRows}
-_mode = "sandbox"
+# A sandbox; real commits on a clone of the database for each test; real commits, and the rows are deleted afterwards.
+ISOLATIONS: dict[str, Any] = {"sandbox": Sandbox, "commit": ClonedDatabase, "delete": DeletedRows}
+_kind: Any = Sandbox
 
 
 def use_isolation(mode: str) -> None:
-    """Choose how the tests that begin from now on are kept apart.
-
-    Args:
-        mode: ``sandbox``; ``commit``: real commits on a clone of the database for each test; or ``delete``: real
-            commits, and the rows are deleted afterwards.
-    """
-    global _mode  # noqa: PLW0603 - the runner's switch for a whole pass.
-    if mode not in _isolations:
-        raise ValueError(f"there is no isolation {mode!r}")
-    _mode = mode
+    """Choose which of `ISOLATIONS` the tests that begin from now on have."""
+    global _kind  # noqa: PLW0603 - the runner's switch for a whole pass.
+    _kind = ISOLATIONS[mode]
 
 
 def _isolation(of_class: Isolation | None = None) -> Isolation:
-    kind = _isolations[_mode]
-    source = of_class if isinstance(of_class, kind) else None
-    isolation: Isolation = kind(binding.database(), source) if kind is not Sandbox else Sandbox(binding.database())
-    return isolation
+    made: Isolation = _kind(binding.database(), of_class)
+    return made
 
 
 def _guard_class(cls: type[KitTestCase], make: Callable[[], ApiClient]) -> None:
@@ -261,11 +250,7 @@ def _guard_class(cls: type[KitTestCase], make: Callable[[], ApiClient]) -> None:
 class CommittedApiTestCase(KitTestCase):
     """A test of the API with real commits and as many connections as it has threads; its rows are deleted afterwards.
 
-    `setUpTestData` runs before each test, because the rows of each test are deleted.
-
-    Attributes:
-        client: Sends requests to the application, from any thread.
-        make_client: Makes the client that the tests share; a project may have another one.
+    `setUpTestData` runs before each test, because the rows of each test are deleted. Any thread may use the client.
     """
 
     client: ApiClient
@@ -302,18 +287,12 @@ class LiveServerTestCase(KitTestCase):
     """A test of the real server over TCP, for what only a connection shows. One server for the class.
 
     The class has a database of its own, which factories use as well; its tests share the rows.
-
-    Attributes:
-        environment: Further environment variables of the server.
-        server: The server.
-        database_url: Its database.
-        connection: A kept-alive connection to it; `connect` opens more.
     """
 
-    environment: ClassVar[dict[str, str]] = {}
+    environment: ClassVar[dict[str, str]] = {}  # further variables for the server
     server: ClassVar[LiveServer]
     database_url: ClassVar[str]
-    connection: Connection
+    connection: Connection  # is kept alive; `connect` opens more
 
     @classmethod
     def setUpClass(cls) -> None:

@@ -83,20 +83,19 @@ class Connection(extensions.connection):
         return made
 
     def commit(self) -> None:
-        self._check()
-        self._end(lambda gate: gate.commit(self.session))
+        self._end(self.gate.commit)
 
     def rollback(self) -> None:
-        self._check()
-        self._end(lambda gate: gate.rollback(self.session))
+        self._end(self.gate.rollback)
 
-    def _end(self, end: Callable[[Any], Any]) -> None:
+    def _end(self, end: Callable[[Session], object]) -> None:
+        self._check()
         # Also if there was no transaction: the driver's server-side cursors end with each commit.
         self.ends += 1
         # The driver does not end a transaction that the code has begun as SQL.
         if self.session.has_begun:
             self.session.has_begun = False
-            self.gate.protected(lambda: end(self.gate))
+            self.gate.protected(lambda: end(self.session))
 
     def close(self) -> None:
         for cursor in list(self._cursors):
@@ -153,30 +152,6 @@ class Connection(extensions.connection):
         self.rollback()
         self.session.autocommit = level == extensions.ISOLATION_LEVEL_AUTOCOMMIT
 
-    @property
-    def isolation_level(self) -> Any:
-        return None
-
-    @isolation_level.setter
-    def isolation_level(self, level: Any) -> None:
-        self.set_session(isolation_level=level)
-
-    @property
-    def readonly(self) -> Any:
-        return None
-
-    @readonly.setter
-    def readonly(self, value: Any) -> None:
-        self.set_session(readonly=value)
-
-    @property
-    def deferrable(self) -> Any:
-        return None
-
-    @deferrable.setter
-    def deferrable(self, value: Any) -> None:
-        self.set_session(deferrable=value)
-
     def set_client_encoding(self, encoding: str) -> None:
         self._check()
         known = extensions.encodings
@@ -184,8 +159,7 @@ class Connection(extensions.connection):
             self.gate.escapes.refuse(f"a connection asked for the client encoding {encoding}")
 
     def reset(self) -> None:
-        self._check()
-        self._end(lambda gate: gate.rollback(self.session))
+        self.rollback()
         self.run("RESET ALL", lambda: self.gate.backend.sql("RESET ALL; SET SESSION AUTHORIZATION DEFAULT"))
 
     # -- what is known about it ---------------------------------------------------------------------------------------
@@ -205,30 +179,6 @@ class Connection(extensions.connection):
     def info(self) -> Any:
         return _Info(self)
 
-    @property
-    def dsn(self) -> str:
-        return str(self.real.dsn)
-
-    @property
-    def encoding(self) -> str:
-        return str(self.real.encoding)
-
-    @property
-    def server_version(self) -> int:
-        return int(self.real.server_version)
-
-    @property
-    def protocol_version(self) -> int:
-        return int(self.real.protocol_version)
-
-    @property
-    def notices(self) -> Any:
-        return self.real.notices
-
-    @notices.setter
-    def notices(self, value: Any) -> None:
-        self.real.notices = value
-
 
 def _forwarded(name: str) -> Any:
     def forward(self: Connection, *arguments: Any) -> Any:
@@ -245,10 +195,24 @@ def _refused(name: str) -> Any:
     return refuse
 
 
-for _name in ("get_backend_pid", "get_dsn_parameters", "get_parameter_status", "fileno", "isexecuting", "cancel"):
-    setattr(Connection, _name, _forwarded(_name))
-for _name in ("lobject", "tpc_begin", "tpc_prepare", "tpc_commit", "tpc_rollback", "tpc_recover"):
-    setattr(Connection, _name, _refused(_name))
+def _shared(name: str) -> Any:
+    """Return a property that is the real connection's."""
+    return property(lambda conn: getattr(conn.real, name), lambda conn, value: setattr(conn.real, name, value))
+
+
+def _option(name: str) -> Any:
+    """Return a property that may only be set to its default."""
+    return property(lambda _: None, lambda conn, value: conn.set_session(**{name: value}))
+
+
+for _make, _names in {
+    _forwarded: ("get_backend_pid", "get_dsn_parameters", "get_parameter_status", "fileno", "isexecuting", "cancel"),
+    _refused: ("lobject", "tpc_begin", "tpc_prepare", "tpc_commit", "tpc_rollback", "tpc_recover"),
+    _shared: ("dsn", "encoding", "server_version", "protocol_version", "notices"),
+    _option: ("isolation_level", "readonly", "deferrable"),
+}.items():
+    for _name in _names:
+        setattr(Connection, _name, _make(_name))
 
 
 class _Info:

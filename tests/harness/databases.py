@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import psycopg2
+from peewee import PeeweeException, PostgresqlDatabase
 from psycopg2 import sql
 from psycopg2.extensions import parse_dsn
 
@@ -36,27 +37,14 @@ class UnreadableUrlError(ValueError):
     """A text is no connection URL or string of PostgreSQL; the message never has the text."""
 
 
-class Hidden(str):
-    """A text that no traceback or failure shows."""
-
-    __slots__ = ()
-
-    def __repr__(self) -> str:
-        return "'***'"
-
-
 class DatabaseUrl(str):
-    """A ``postgresql://`` URL whose password no traceback or failure shows."""
+    """A ``postgresql://`` URL, or what should be one; no traceback or failure shows its password."""
 
     __slots__ = ()
 
     @classmethod
     def read(cls, text: str) -> "DatabaseUrl":
-        """Return a connection URL, or a string of keywords and values (``host=… dbname=…``), as a URL.
-
-        Raises:
-            UnreadableUrlError: `text` is neither.
-        """
+        """Return a connection URL, or a string of keywords and values (``host=… dbname=…``), as a URL."""
         return cls.of(_parameters(text))
 
     @classmethod
@@ -84,7 +72,10 @@ class DatabaseUrl(str):
         return self.of(self.parameters | {"dbname": name})
 
     def __repr__(self) -> str:
-        shown = self.parameters
+        try:
+            shown = self.parameters
+        except UnreadableUrlError:
+            return "'***'"
         return repr(str(self.of(shown | {"password": "***"} if "password" in shown else shown)))
 
 
@@ -108,16 +99,21 @@ def without_secrets(message: str, text: str) -> str:
     return message
 
 
-def close_connections() -> None:
-    """Close the connections of the project's database object, also the idle ones of a pool."""
-    database = binding.database()
-    if not database.deferred:
+def shut(database: PostgresqlDatabase) -> bool:
+    """Close the connections of a database object, idle ones too; return False if that ended a transaction."""
+    if database.deferred:
+        return True
+    try:
         (getattr(database, "close_all", None) or database.close)()
+    except PeeweeException:
+        database.dispose()
+        return False
+    return True
 
 
 def point_project_at(url: str) -> None:
     """Have the project use the database at `url` from now on."""
-    close_connections()
+    shut(binding.database())
     binding.point_at(url)
 
 
@@ -174,15 +170,12 @@ class Databases:
             statement += sql.SQL(" STRATEGY FILE_COPY")
         self.execute(statement)
         self._created.add(name)
-        self._comment(name, key=self.key)
+        comment = sql.Literal(_described(key=self.key))
+        self.execute(sql.SQL("COMMENT ON DATABASE {} IS {}").format(sql.Identifier(name), comment))
         return RunDatabase(name, self._url.with_database(name))
 
     def drop(self, database: RunDatabase) -> None:
-        """Drop a database, and close its connections.
-
-        Raises:
-            LookupError: This run did not create it.
-        """
+        """Drop a database that this run created, and close its connections."""
         if database.name not in self._created:
             raise LookupError(f"this run did not create the database {database.name}")
         self.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(database.name)))
@@ -194,7 +187,7 @@ class Databases:
         Templates are shared by all runs and stay.
         """
         name = f"{binding.NAME[:30]}_template_{hashlib.sha256(fingerprint.encode()).hexdigest()[:16]}"
-        if not self._is_template(name):
+        if not self.execute("SELECT 1 FROM pg_database WHERE datname = %s AND datistemplate", (name,)):
             draft = self.create("draft")
             point_project_at(draft.url)
             binding.make_schema()
@@ -205,7 +198,7 @@ class Databases:
 
     def _publish(self, draft: RunDatabase, name: str) -> None:
         """Make `draft` the template `name`, all at once: a template that exists is complete."""
-        comment = sql.Literal(self._described(template=True))
+        comment = sql.Literal(_described(template=True))
         parts = {"draft": sql.Identifier(draft.name), "name": sql.Identifier(name), "comment": comment}
         change = "ALTER DATABASE {draft} IS_TEMPLATE true ALLOW_CONNECTIONS false"
         renamed = "; ALTER DATABASE {draft} RENAME TO {name}; COMMENT ON DATABASE {name} IS {comment}"
@@ -216,18 +209,6 @@ class Databases:
             self.drop(draft)
         else:
             self._created.discard(draft.name)
-
-    def _is_template(self, name: str) -> bool:
-        return bool(self.execute("SELECT 1 FROM pg_database WHERE datname = %s AND datistemplate", (name,)))
-
-    def _comment(self, name: str, **facts: Any) -> None:
-        statement = sql.SQL("COMMENT ON DATABASE {} IS {}")
-        self.execute(statement.format(sql.Identifier(name), sql.Literal(self._described(**facts))))
-
-    def _described(self, **facts: Any) -> str:
-        started = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC"
-        made_by = {"host": platform.node(), "pid": os.getpid(), "created": started}
-        return json.dumps({"kit": "tests.harness", "project": binding.NAME, **made_by, **facts})
 
     def _remove_dead(self) -> None:
         """Drop the databases of runs that ended without dropping them."""
@@ -249,6 +230,13 @@ class Databases:
                 if _key(comment) == self.key:
                     self.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
         self._keeper.close()
+
+
+def _described(**facts: Any) -> str:
+    """Return the comment of a database: who made it, and `facts`."""
+    created = f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC"
+    made_by = {"host": platform.node(), "pid": os.getpid(), "created": created}
+    return json.dumps({"kit": "tests.harness", "project": binding.NAME, **made_by, **facts})
 
 
 def _key(comment: str | None) -> int | None:

@@ -2,10 +2,11 @@
 
 import linecache
 import sys
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from types import FrameType
-from typing import NamedTuple, NoReturn
+from types import CodeType, FrameType
+from typing import NoReturn
 
 ROOT = Path(__file__).resolve().parents[2]
 HARNESS = Path(__file__).resolve().parent
@@ -16,54 +17,36 @@ class SandboxError(AssertionError):
     """The code under test did what isolation cannot allow; the text says what to do instead."""
 
 
-class Escape(NamedTuple):
-    """Something that the code under test must not do here.
-
-    Attributes:
-        what: What happened, as a sentence without its end.
-        instead: What to do instead.
-        where: The innermost line of the project's own code, empty if no frame is the project's.
-    """
-
-    what: str
-    instead: str
-    where: str
-
-    def __str__(self) -> str:
-        return f"{self.what}; {self.instead}." + (f"\n  at {self.where}" if self.where else "")
-
-
 class Escapes:
-    """The escapes of one test. The code under test may swallow an exception, so they are kept until the test ends."""
+    """What the code under test did in one test and must not do. It may swallow an exception, so they are kept."""
 
     def __init__(self) -> None:
-        self._found: list[Escape] = []
+        self._found: list[str] = []
 
     def __bool__(self) -> bool:
         return bool(self._found)
 
     def note(self, what: str, instead: str, where: str | None = None) -> None:
-        """Note an escape; `where` is the calling line of the project unless it is given."""
-        self._found.append(Escape(what, instead, line_of_project() if where is None else where))
+        """Note an escape.
+
+        Args:
+            what: What happened, as a sentence without its end.
+            instead: What to do instead.
+            where: The line of the project; the innermost one that led here unless it is given.
+        """
+        where = line_of_project() if where is None else where
+        self._found.append(f"{what}; {instead}." + (f"\n  at {where}" if where else ""))
 
     def refuse(self, what: str, instead: str = INSTEAD) -> NoReturn:
-        """Note an escape that was tried, and stop it.
-
-        Raises:
-            SandboxError: Always.
-        """
+        """Note an escape that was tried, and stop it by a SandboxError."""
         self.note(what, instead)
-        raise SandboxError(str(self._found[-1]))
+        raise SandboxError(self._found[-1])
 
     def fail(self) -> None:
-        """Fail the test if there were escapes.
-
-        Raises:
-            SandboxError: There were.
-        """
+        """Fail the test with a SandboxError if there were escapes."""
         if self._found:
             found, self._found = self._found, []
-            raise SandboxError("\n".join(map(str, found)))
+            raise SandboxError("\n".join(found))
 
 
 def line_of_project() -> str:
@@ -77,13 +60,17 @@ def line_of_thread(ident: int | None) -> str:
 
 
 def _innermost(frame: FrameType | None) -> str:
-    while frame is not None:
-        code = frame.f_code
+    for code, number in _frames(frame):
         if place := _place(code.co_filename):
-            line = linecache.getline(code.co_filename, frame.f_lineno).strip()
-            return f"{place}:{frame.f_lineno}, in {code.co_name}: {line}"
-        frame = frame.f_back
+            return f"{place}:{number}, in {code.co_name}: {linecache.getline(code.co_filename, number).strip()}"
     return ""
+
+
+def _frames(frame: FrameType | None) -> Iterator[tuple[CodeType, int]]:
+    """Yield the code and the line of each frame, the innermost first."""
+    while frame is not None:
+        yield frame.f_code, frame.f_lineno
+        frame = frame.f_back
 
 
 @cache
@@ -97,10 +84,7 @@ def _place(filename: str) -> str:
 
 def prepares_connection() -> bool:
     """Tell whether Peewee is opening a connection: what it sends now belongs to every new connection."""
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None:
-        code = frame.f_code
-        if code.co_name in ("connect", "_connect") and Path(code.co_filename).name in ("peewee.py", "pool.py"):
-            return True
-        frame = frame.f_back
-    return False
+    return any(
+        code.co_name in ("connect", "_connect") and Path(code.co_filename).name in ("peewee.py", "pool.py")
+        for code, _ in _frames(sys._getframe(1))
+    )

@@ -21,26 +21,21 @@ T = TypeVar("T")
 
 @dataclass
 class Findings:
-    """Notes that can be added up.
+    """Notes that can be added up."""
 
-    Attributes:
-        answers: Every answer of the API that a test got, and how often.
-        raced: The ids of the operations of which a test sent several requests at the same moment.
-        access: What each caller of the access matrix got: by operation ("GET /orders/{order_id}") and caller.
-        sandboxes: How many sandboxes were entered.
-        received: How the receivers of `tests.harness.receiver` answered, and how often.
-        files: How many files tests left in the directories of `KitTestCase.directory`, by the ending of their names.
-        statements: How many statements the service sent to its database, in the processes of the tests.
-        seconds: Time spent, by phase (``tests`` or ``fixtures``) and by what it was spent on; each second once.
-    """
-
+    # Every answer of the API that a test got, and how often.
     answers: Counter[Answer] = field(default_factory=Counter)
+    # The ids of the operations of which a test sent several requests at the same moment.
     raced: set[str] = field(default_factory=set)
+    # What each caller of the access matrix got, by operation ("GET /orders/{order_id}") and caller.
     access: dict[tuple[str, str], str] = field(default_factory=dict)
+    # How the receivers of `tests.harness.receiver` answered, and how often.
     received: Counter[str] = field(default_factory=Counter)
+    # How many files tests left in the directories of `KitTestCase.directory`, by the ending of their names.
     files: Counter[str] = field(default_factory=Counter)
-    sandboxes: int = 0
-    statements: int = 0
+    sandboxes: int = 0  # that were entered
+    statements: int = 0  # that the service sent to its database, in the processes of the tests
+    # Time spent, by phase ("tests" or "fixtures") and by what it was spent on; each second once.
     seconds: dict[tuple[str, str], float] = field(default_factory=lambda: defaultdict(float))
 
     def clear(self) -> None:

@@ -41,18 +41,14 @@ class Gate:
     Args:
         real: The connection, idle and not in autocommit.
         escapes: Where a refusal is noted; the sandbox of each test puts its own here.
-
-    Attributes:
-        turn: Held by the thread whose statement runs.
-        lost: Sessions whose connections the garbage collector found.
     """
 
     def __init__(self, real: connection, escapes: Escapes) -> None:
         self.real = real
         self.escapes = escapes
         self.backend = Backend(real)
-        self.turn = threading.RLock()
-        self.lost: list[Session] = []
+        self.turn = threading.RLock()  # held by the thread whose statement runs
+        self.lost: list[Session] = []  # the garbage collector found their connections
         self._sessions: list[Session] = []
         self._ended: list[Session] = []
         self._owner: Session | None = None
@@ -88,11 +84,7 @@ class Gate:
         self.backend.sql(f"ROLLBACK TO {self._mark}_{self._levels - 1}; SAVEPOINT {self._mark}")
 
     def pop(self) -> None:
-        """Undo what happened since the last `push`, and end that sandbox.
-
-        Raises:
-            psycopg2.Error: The real transaction is gone.
-        """
+        """Undo what happened since the last `push`, and end that sandbox."""
         self._end()
         self._levels -= 1
         self._ended.clear()
@@ -163,10 +155,6 @@ class Gate:
 
         Returns:
             What `send` returns; or the server's word for a statement, as a string, if it was not sent.
-
-        Raises:
-            psycopg2.Error: What PostgreSQL says, as in production.
-            SandboxError: The sandbox cannot stand in for this.
         """
         return self.protected(lambda: self._run(session, sql, send, reread))
 
@@ -281,11 +269,7 @@ class Gate:
             session.where = line_of_project() if len(self._sessions) > 1 else ""
 
     def commit(self, session: Session) -> bool:
-        """Keep what the session did since `begin`, and return True; False if there was an error, as PostgreSQL does.
-
-        Raises:
-            psycopg2.Error: A deferred constraint does not hold; the transaction is rolled back.
-        """
+        """Keep what the session did since `begin`, and return True; False if there was an error, as PostgreSQL does."""
         if not session.in_transaction:
             return True
         if self.backend.has_failed:

@@ -6,10 +6,12 @@ by coverage.py, in this process and in all that it starts.
 
 import atexit
 import json
+import os
 import shutil
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,17 +21,12 @@ from tests.harness.findings import Findings
 ROOT = Path(__file__).resolve().parents[2]
 # The least share of the project's lines and branches that the whole suite runs, in percent.
 LEAST = binding.LEAST_COVERAGE
+_SWITCH = "COVERAGE_PROCESS_CONFIG"  # in the environment of processes that coverage.py is to measure
 
 
 @dataclass(frozen=True)
 class File:
-    """How much of a file was run.
-
-    Attributes:
-        name: Its path below the project.
-        percent: Share of its lines and branches that were run.
-        missing: What was not: lines as "7" or "7-9", branches as "7->12" or "7->exit".
-    """
+    """How much of a file was run; `missing` has lines as "7" or "7-9" and branches as "7->12" or "7->exit"."""
 
     name: str
     percent: float
@@ -44,6 +41,17 @@ class CodeCoverage:
     lines: int
     branches: int
     files: Sequence[File]
+
+
+@contextmanager
+def unmeasured() -> Iterator[None]:
+    """Leave out processes that start in the block: what outlives the measurement would have nowhere to write to."""
+    switch = os.environ.pop(_SWITCH, None)
+    try:
+        yield
+    finally:
+        if switch is not None:
+            os.environ[_SWITCH] = switch
 
 
 class Measurement:
@@ -96,9 +104,12 @@ class Measurement:
 
 def shortfalls(findings: Findings, code: CodeCoverage) -> list[str]:
     """Return, in words, what a run of the whole suite should have shown and has not."""
+    # The contract needs the application, whose import has to be measured.
+    from tests.harness import contract  # noqa: PLC0415
+
     short = [
         f"{operation} {status} {code or 'success'}: documented, never seen"
-        for operation, status, code in never_seen(findings)
+        for operation, status, code in contract.never_seen(findings.answers.keys())
     ]
     short += never_tried(findings)
     if code.percent < LEAST:
@@ -117,14 +128,6 @@ def never_tried(findings: Findings) -> list[str]:
         for caller in row
         if (operation, caller) not in findings.access
     ]
-
-
-def never_seen(findings: Findings) -> list[tuple[str, int, str | None]]:
-    """Return the documented answers that no test got."""
-    # The contract needs the application, whose import has to be measured.
-    from tests.harness import contract  # noqa: PLC0415
-
-    return contract.never_seen(findings.answers.keys())
 
 
 def _missing(lines: Sequence[int], branches: Sequence[tuple[int, int]]) -> list[str]:

@@ -15,10 +15,11 @@ from tests.harness import driver
 from tests.harness.backend import CHANGES_SCHEMA, Backend
 from tests.harness.connections import connection_class, wanted_cursor
 from tests.harness.cursors import Cursor, cursor_class, is_class_of
+from tests.harness.databases import shut
 from tests.harness.escapes import Escapes, line_of_project
 from tests.harness.findings import spending
 from tests.harness.gate import Reread, Send
-from tests.harness.sandbox import Sandbox, database_name, introduce, note_threads_left, shut
+from tests.harness.sandbox import Sandbox, database_name, introduce, note_threads_left
 from tests.harness.sessions import Session
 from tests.harness.sqltext import Text, read
 from tests.harness.tables import ask, delete_rows, tables_with_rows
@@ -154,11 +155,7 @@ class Guard:
         self._name = database_name(database)
 
     def enter(self) -> None:
-        """Look at the database before the test.
-
-        Raises:
-            SandboxError: Rows were made outside a test.
-        """
+        """Look at the database before the test."""
         check_outside(self._database)
         Sandbox.rest()
         introduce(self._database)
@@ -167,11 +164,7 @@ class Guard:
         self._threads = set(threading.enumerate())
 
     def leave(self) -> None:
-        """Note what the test has left behind, and remove it, and its rows.
-
-        Raises:
-            SandboxError: The test left something behind, other than rows.
-        """
+        """Remove what the test has left behind. Fail it by a SandboxError if that is more than rows."""
         escapes = Escapes()
         with spending("deletion of committed rows"):
             note_threads_left(self._threads, escapes)
@@ -202,11 +195,7 @@ class Guard:
 
 
 def check_outside(database: PostgresqlDatabase) -> None:
-    """Look for rows that were made between two tests, and delete them.
-
-    Raises:
-        SandboxError: There were some.
-    """
+    """Delete rows that were made between two tests, and fail by a SandboxError if there were some."""
     where = watch.wrote.pop(database_name(database), None)
     if where is None or not (tables := tables_with_rows()):
         return

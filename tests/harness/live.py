@@ -5,7 +5,6 @@ sleeps: a condition that no event announces is polled by `until`, whose timeout 
 """
 
 import json
-import os
 import re
 import signal
 import socket
@@ -18,7 +17,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPMessage
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Any, Self
 from urllib.parse import urlsplit
 
@@ -38,11 +36,7 @@ class NotReady(AssertionError):
 
 
 def until(true: Callable[[], object], what: str) -> None:
-    """Wait for a condition that no event announces.
-
-    Args:
-        true: Called until its result is true.
-        what: The condition in words, for the failure.
+    """Wait for a condition that no event announces, which `what` names.
 
     Raises:
         AssertionError: It still does not hold after `LIMIT` seconds.
@@ -56,7 +50,12 @@ def until(true: Callable[[], object], what: str) -> None:
 
 def still_running(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
     """Return those of `processes` that have not ended; one that nobody has waited for yet has."""
-    return [process for process in processes if _runs(process)]
+    left = []
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            if process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+                left.append(process)
+    return left
 
 
 def temporary_directory(prefix: str = f"{binding.NAME}-live-") -> Path:
@@ -69,8 +68,7 @@ def temporary_directory(prefix: str = f"{binding.NAME}-live-") -> Path:
 
 def free_port() -> int:
     """Return a port of the loopback address that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+    with socket.create_server(("127.0.0.1", 0)) as probe:
         port: int = probe.getsockname()[1]
         return port
 
@@ -85,17 +83,14 @@ class LiveServer:
         environment: All its environment variables.
         ready: What it prints when it serves; the first group, where there is one, is its address.
         port: The port that the command was given.
-
-    Attributes:
-        url: Its address, once it serves.
-        stdout, stderr: Lines of its output so far, its children's included.
     """
 
     def __init__(
         self, command: Sequence[str], environment: Mapping[str, str], ready: str | re.Pattern[str], port: int
     ) -> None:
         self.port = port
-        self.url = ""
+        self.url = ""  # until it serves
+        # Lines of its output so far, its children's included.
         self.stdout: list[str] = []
         self.stderr: list[str] = []
         self._command, self._environment = command, environment
@@ -108,9 +103,7 @@ class LiveServer:
     def __enter__(self) -> Self:
         return self.start()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     @property
@@ -143,51 +136,30 @@ class LiveServer:
         in_time = self._decided.wait(LIMIT)
         if not self.url:
             self.close()
-            how = f"ended with status {self.process.returncode}" if in_time else f"was not ready in {LIMIT:.0f} seconds"
+            how = (
+                f"ended with status {self._process.returncode}" if in_time else f"was not ready in {LIMIT:.0f} seconds"
+            )
             raise NotReady(f"the server {how} and said:\n" + "\n".join(self.stdout + self.stderr))
         self._family = self.family()
         return self
 
     def _collect(self, stream: IO[str], lines: list[str]) -> None:
-        for line in stream:
-            lines.append(line.rstrip("\n"))
-            if ready := self._ready.search(line):
-                self.url = ready[1] if ready.groups() else f"http://127.0.0.1:{self.port}"
-                self._decided.set()
+        with stream:
+            for line in stream:
+                lines.append(line.rstrip("\n"))
+                if ready := self._ready.search(line):
+                    self.url = ready[1] if ready.groups() else f"http://127.0.0.1:{self.port}"
+                    self._decided.set()
         self._decided.set()
-
-    # -- its processes ------------------------------------------------------------------------------------------------
 
     def family(self) -> list[psutil.Process]:
         """Return all its processes, the server first."""
         server = psutil.Process(self.process.pid)
         return [server, *server.children(recursive=True)]
 
-    # -- its end ------------------------------------------------------------------------------------------------------
-
     def terminate(self, number: signal.Signals = signal.SIGTERM) -> None:
-        """Send the server process a signal, SIGTERM unless told otherwise."""
+        """Send the server process a signal."""
         self.process.send_signal(number)
-
-    def interrupt_group(self) -> None:
-        """Do what Ctrl-C in a terminal does: SIGINT to each process of the foreground group."""
-        os.killpg(self.process.pid, signal.SIGINT)
-
-    def kill_everything(self) -> None:
-        """Kill all its processes with SIGKILL, at one moment as far as they can tell, and return when they are gone."""
-        # What is stopped does not notice the death of the others, so nobody has the time to put things in order.
-        self._family = self.family()
-        for process in self._family:
-            with suppress(psutil.NoSuchProcess):
-                process.suspend()
-        self._family = self.family()
-        self._kill_rest()
-
-    def _kill_rest(self) -> None:
-        for process in self._family:
-            with suppress(psutil.NoSuchProcess):
-                process.kill()
-        until(lambda: not still_running(self._family), "the killed processes are gone")
 
     @spending("server processes")
     def wait(self, seconds: float = LIMIT) -> int:
@@ -204,7 +176,7 @@ class LiveServer:
 
     @spending("server processes")
     def close(self) -> None:
-        """Stop it if it still runs, kill what does not stop, and close its pipes."""
+        """Stop it if it still runs, and kill what does not stop."""
         if self._process is None:
             return
         if self._process.poll() is None:
@@ -213,11 +185,16 @@ class LiveServer:
             with suppress(subprocess.TimeoutExpired):
                 self._process.wait(LIMIT)
         # A worker or database that outlived its server would hold our pipes, and its port or data home.
-        self._kill_rest()
+        kill(self._family)
         self.wait()
-        for stream in (self._process.stdout, self._process.stderr):
-            if stream is not None:
-                stream.close()
+
+
+def kill(processes: Sequence[psutil.Process]) -> None:
+    """Kill processes, and return when they are gone."""
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    until(lambda: not still_running(processes), "the killed processes are gone")
 
 
 @dataclass(frozen=True)
@@ -249,9 +226,7 @@ class Connection:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     @property
@@ -268,16 +243,13 @@ class Connection:
         return self.request("POST", path, json.dumps(body).encode(), **headers)
 
     def request(self, method: str, path: str, body: bytes | Iterable[bytes] | None = None, **headers: str) -> Answer:
-        """Send any request and read the answer.
+        """Send any request and read the answer. After an error, the next request opens a new connection.
 
         Args:
             method: The method.
             path: Path and query.
             body: Sent with a Content-Length; an iterable is sent in chunks.
             headers: Further headers, underscores standing for hyphens.
-
-        Raises:
-            OSError, http.client.HTTPException: There was no whole answer; the next request opens a new connection.
         """
         sent = {name.replace("_", "-"): value for name, value in headers.items()}
         if body is not None:
@@ -299,10 +271,3 @@ class Connection:
     def close(self) -> None:
         """Close it; a later request opens it again."""
         self._http.close()
-
-
-def _runs(process: psutil.Process) -> bool:
-    try:
-        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return False

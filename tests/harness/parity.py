@@ -10,10 +10,20 @@ from contextlib import contextmanager
 from peewee import PostgresqlDatabase
 
 from tests.harness.backend import literal
-from tests.harness.databases import RunDatabase, close_connections
+from tests.harness.databases import RunDatabase, shut
 from tests.harness.guard import Guard, forget_outside
 from tests.harness.postgres import clone, current_url, drop, point_at
 from tests.harness.tables import ask, delete_rows, hang_up, table_names
+
+
+@contextmanager
+def rows_put_back() -> Iterator[Callable[[], None]]:
+    """Put the rows back as they are now, after the block, and when the function is called that it gets."""
+    undo = rows_saved()
+    try:
+        yield undo
+    finally:
+        undo()
 
 
 class ClonedDatabase:
@@ -24,6 +34,7 @@ class ClonedDatabase:
         source: Whose clone to make instead; nobody may be connected to its own.
     """
 
+    undone = staticmethod(rows_put_back)
     _clone: RunDatabase
 
     def __init__(self, database: PostgresqlDatabase, source: "ClonedDatabase | None" = None) -> None:
@@ -34,7 +45,7 @@ class ClonedDatabase:
         """Make the clone and point the database object at it."""
         self._outside = current_url()
         # A database with connections cannot be cloned.
-        close_connections()
+        shut(self._database)
         hang_up()
         self._clone = clone("parity", self._source._clone if self._source else None)
         point_at(self._clone.url)
@@ -44,15 +55,6 @@ class ClonedDatabase:
         point_at(self._outside)
         drop(self._clone)
 
-    @contextmanager
-    def undone(self) -> Iterator[Callable[[], None]]:
-        """Put the rows back as they are now, after the block, and when the function is called that it gets."""
-        undo = rows_saved()
-        try:
-            yield undo
-        finally:
-            undo()
-
 
 class DeletedRows:
     """Stands where a `Sandbox` would: the test commits, and its rows are deleted.
@@ -61,6 +63,8 @@ class DeletedRows:
         database: The project's database object.
         source: The isolation of the class; its rows are put back.
     """
+
+    undone = staticmethod(rows_put_back)
 
     def __init__(self, database: PostgresqlDatabase, source: "DeletedRows | None" = None) -> None:
         self._database = database
@@ -77,25 +81,12 @@ class DeletedRows:
         self._guard.enter()
 
     def leave(self) -> None:
-        """Delete the rows of the test.
-
-        Raises:
-            SandboxError: The test left something else behind.
-        """
+        """Delete the rows of the test. Fail it by a SandboxError if it left something else behind."""
         try:
             self._guard.leave()
         finally:
             if self._restore:
                 self._restore()
-
-    @contextmanager
-    def undone(self) -> Iterator[Callable[[], None]]:
-        """Put the rows back as they are now, after the block, and when the function is called that it gets."""
-        undo = rows_saved()
-        try:
-            yield undo
-        finally:
-            undo()
 
 
 def rows_saved() -> Callable[[], None]:

@@ -17,8 +17,8 @@ import secrets
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -29,13 +29,12 @@ from tests import binding
 from tests.harness.databases import (
     Databases,
     DatabaseUrl,
-    Hidden,
     RunDatabase,
     UnreadableUrlError,
     point_project_at,
     without_secrets,
 )
-from tests.harness.measured import unmeasured
+from tests.harness.gates import unmeasured
 
 URL, SERVER, IMAGE = (f"{binding.PREFIX}{name}" for name in ("DATABASE_URL", "SERVER", "IMAGE"))
 SOURCES = ("url", "container", "embedded")
@@ -50,14 +49,7 @@ class NoServerError(Exception):
 
 @dataclass(frozen=True)
 class Server:
-    """A running PostgreSQL server.
-
-    Attributes:
-        source: One of `SOURCES`.
-        reason: Why it was taken, in a few words.
-        url: A database on it, for a role that may create databases.
-        stop: Ends what was started for this run.
-    """
+    """A running PostgreSQL server, and why it was taken; the role in `url` may create databases."""
 
     source: str
     reason: str
@@ -98,11 +90,7 @@ def tearDownModule() -> None:
 
 @cache
 def server() -> Server:
-    """Return the run's server, started at the first call and stopped when the run ends, also by a signal.
-
-    Raises:
-        NoServerError: None can be had.
-    """
+    """Return the run's server, started at the first call and stopped when the run ends, also by a signal."""
     if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
         # Otherwise a terminated run would leave its container behind: exit handlers need an exit. As after Ctrl-C,
         # because unittest would take a SystemExit for an error of the running test, and go on.
@@ -154,7 +142,7 @@ def _template() -> str:
 
 def _find() -> Server:
     forced = os.environ.get(SERVER)
-    url = Hidden(os.environ.get(URL) or "")
+    url = DatabaseUrl(os.environ.get(URL) or "")
     if forced not in (None, "", *SOURCES):
         raise NoServerError(f"{SERVER} is {forced!r}; it may be one of {', '.join(SOURCES)}")
     if forced == "url" and not url:
@@ -172,7 +160,7 @@ def _find() -> Server:
         return _embedded(str(error))
 
 
-def _given(text: Hidden, reason: str) -> Server:
+def _given(text: DatabaseUrl, reason: str) -> Server:
     try:
         url = DatabaseUrl.read(text)
         with closing(psycopg2.connect(url)) as connection, connection.cursor() as cursor:
@@ -195,12 +183,16 @@ def _container(reason: str) -> Server:
     import docker  # noqa: PLC0415
     from docker.errors import DockerException, ImageNotFound  # noqa: PLC0415
 
-    with _engine(docker) as engine:
-        image = os.environ.get(IMAGE) or DEFAULT_IMAGE
+    image = os.environ.get(IMAGE) or DEFAULT_IMAGE
+    with closing(_engine(docker)) as engine:
         try:
             engine.images.get(image)
         except ImageNotFound:
-            _pull(engine, image)
+            print(f"pulling {image}", file=sys.stderr)
+            try:
+                engine.images.pull(image)
+            except DockerException as error:
+                raise NoServerError(f"Docker cannot pull the image {image}") from error
     # Before the import below, which reads it: seconds between looks at a starting container, one second by default.
     os.environ.setdefault("TC_POOLING_INTERVAL", "0.1")
     from testcontainers.community.postgres import PostgresContainer  # noqa: PLC0415
@@ -218,9 +210,8 @@ def _container(reason: str) -> Server:
     return Server("container", f"{image}, {reason}", url, stop=container.stop)
 
 
-@contextmanager
-def _engine(docker: Any) -> Iterator[Any]:
-    """Yield a client of the Docker engine.
+def _engine(docker: Any) -> Any:
+    """Return a client of the Docker engine.
 
     Raises:
         NoServerError: None answers.
@@ -231,22 +222,11 @@ def _engine(docker: Any) -> Iterator[Any]:
         try:
             engine = docker.from_env()
             engine.ping()
+            return engine
         except docker.errors.DockerException as error:
             raise NoServerError("no Docker engine answers") from error
         finally:
             gc.collect()
-    with closing(engine):
-        yield engine
-
-
-def _pull(engine: Any, image: str) -> None:
-    from docker.errors import DockerException  # noqa: PLC0415
-
-    print(f"pulling {image}", file=sys.stderr)
-    try:
-        engine.images.pull(image)
-    except DockerException as error:
-        raise NoServerError(f"Docker cannot pull the image {image}") from error
 
 
 def _embedded(reason: str) -> Server:

@@ -13,7 +13,6 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
 from typing import Any, Self
 
 from tests.harness.findings import findings
@@ -25,14 +24,7 @@ POLL = 0.01
 
 @dataclass(frozen=True)
 class Received:
-    """A request that arrived.
-
-    Attributes:
-        method: Its method.
-        path: Its path, with the query.
-        headers: Its headers, by names in lower case.
-        body: Its body.
-    """
+    """A request that arrived; `path` has the query, and the names of `headers` are in lower case."""
 
     method: str
     path: str
@@ -51,7 +43,7 @@ class Received:
 Response = int | str | Callable[[Received], "int | str"]
 
 
-class Receiver:
+class Receiver(ThreadingHTTPServer):
     """An HTTP server for the duration of a `with` block.
 
     Args:
@@ -64,30 +56,29 @@ class Receiver:
         requests: What has arrived, in order.
     """
 
+    daemon_threads = False
+
     def __init__(self, usual: Response = 200, tls: ssl.SSLContext | None = None) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
         self.usual = usual
         self.requests: list[Received] = []
+        self.released = threading.Event()
         self._script: deque[Response] = deque()
-        self._released = threading.Event()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
-        self._server.daemon_threads = False
         if tls is not None:
-            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
-        self.url = f"{'https' if tls else 'http'}://127.0.0.1:{self._server.server_address[1]}/hook"
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(POLL,), name="receiver")
+            self.socket = tls.wrap_socket(self.socket, server_side=True)
+        self.url = f"{'https' if tls else 'http'}://127.0.0.1:{self.server_port}/hook"
+        self._thread = threading.Thread(target=self.serve_forever, args=(POLL,), name="receiver")
 
     def __enter__(self) -> Self:
         self._thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.release()
-        self._server.shutdown()
+        self.shutdown()
         self._thread.join(LIMIT)
         # Waits for the threads of requests too.
-        self._server.server_close()
+        self.server_close()
 
     def script(self, *responses: Response) -> None:
         """Answer the next requests like this, one after the other."""
@@ -95,7 +86,7 @@ class Receiver:
 
     def release(self) -> None:
         """Let slow responses go on, those that come later too."""
-        self._released.set()
+        self.released.set()
 
     def wait_for(self, count: int) -> list[Received]:
         """Return the requests as soon as `count` have arrived.
@@ -106,7 +97,8 @@ class Receiver:
         until(lambda: len(self.requests) >= count, f"{count} requests have arrived")
         return list(self.requests)
 
-    def _respond(self, received: Received) -> int | str:
+    def respond(self, received: Received) -> int | str:
+        """Record a request and return the response to it."""
         self.requests.append(received)
         try:
             response = self._script.popleft()
@@ -116,40 +108,35 @@ class Receiver:
         findings.received[str(response)] += 1
         return response
 
-    def _handler(self) -> type[BaseHTTPRequestHandler]:
-        receiver = self
 
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-            # A connection that a client leaves open ends with the receiver.
-            timeout = LIMIT
+class _Handler(BaseHTTPRequestHandler):
+    server: Receiver
+    protocol_version = "HTTP/1.1"
+    # A connection that a client leaves open ends with the receiver.
+    timeout = LIMIT
 
-            def do_POST(self) -> None:
-                length = int(self.headers.get("Content-Length", 0))
-                body = self.rfile.read(length)
-                if len(body) < length:
-                    # The client was killed while it sent, so no request has arrived.
-                    self.close_connection = True
-                    return
-                headers = {name.lower(): value for name, value in self.headers.items()}
-                response = receiver._respond(Received(self.command, self.path, headers, body))
-                self.close_connection = True
-                if response == "hang up":
-                    return
-                if response == "slow":
-                    receiver._released.wait(LIMIT)
-                    response = 200
-                self.send_response(302 if response == "redirect" else int(response))
-                if response == "redirect":
-                    self.send_header("Location", "/elsewhere")
-                self.send_header("Content-Length", "0")
-                self.send_header("Connection", "close")
-                self.end_headers()
+    def do_POST(self) -> None:
+        self.close_connection = True
+        length = int(self.headers.get("Content-Length", 0))
+        body = self.rfile.read(length)
+        if len(body) < length:
+            return  # The client was killed while it sent, so no request has arrived.
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        response = self.server.respond(Received(self.command, self.path, headers, body))
+        if response == "hang up":
+            return
+        if response == "slow":
+            self.server.released.wait(LIMIT)
+            response = 200
+        self.send_response(302 if response == "redirect" else int(response))
+        if response == "redirect":
+            self.send_header("Location", "/elsewhere")
+        self.send_header("Content-Length", "0")
+        self.send_header("Connection", "close")
+        self.end_headers()
 
-            def do_GET(self) -> None:
-                self.do_POST()
+    def do_GET(self) -> None:
+        self.do_POST()
 
-            def log_message(self, *_: Any) -> None:
-                """Say nothing on stderr."""
-
-        return Handler
+    def log_message(self, *_: Any) -> None:
+        """Say nothing on stderr."""

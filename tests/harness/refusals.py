@@ -16,11 +16,7 @@ _UNSAFE_ENUM = "55P04"
 
 
 def refuse_text(sql: str, text: Text | None, escapes: Escapes) -> Text:
-    """Refuse what has no meaning in a sandbox, from any connection.
-
-    Raises:
-        SandboxError: It was refused.
-    """
+    """Refuse by a SandboxError what has no meaning in a sandbox, from any connection."""
     if text is None:
         escapes.refuse(f"{shown(sql)} could not be read")
     if text.verbs & {"LISTEN", "NOTIFY"} or text.notifies:
@@ -49,11 +45,7 @@ def refuse_text(sql: str, text: Text | None, escapes: Escapes) -> Text:
 
 
 def refuse_meeting(session: Session, text: Text, others: Sequence[Session], backend: Backend, escapes: Escapes) -> None:
-    """Refuse what would show one connection what another one has done to the shared session.
-
-    Raises:
-        SandboxError: It was refused.
-    """
+    """Refuse what would show one connection what another one has done to the shared session."""
     for other in others:
         if text.locks and other.locks:
             what = f"an advisory lock was asked for while another connection may hold one, taken at {other.locks}"
@@ -72,11 +64,7 @@ def refuse_meeting(session: Session, text: Text, others: Sequence[Session], back
 
 
 def refuse_error(error: Exception, escapes: Escapes, *, alone: bool) -> None:
-    """Refuse a statement that failed only because the sandbox is a transaction.
-
-    Raises:
-        SandboxError: It was refused.
-    """
+    """Refuse a statement that failed only because the sandbox is a transaction."""
     code = getattr(error, "pgcode", None)
     if (alone and code in _CANNOT_RUN) or code == _UNSAFE_ENUM:
         escapes.refuse(f"a statement cannot run in the sandbox's transaction ({str(error).splitlines()[0]})")

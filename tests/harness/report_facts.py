@@ -38,26 +38,17 @@ REST = {"fixtures": "other fixtures, start of the database server included", "te
 
 @dataclass(frozen=True)
 class Test:
-    """A test and its result.
-
-    Attributes:
-        name: As unittest takes it; for a fixture, the name that unittest gives it.
-        sentence: What the test shows.
-        verdict: What unittest says of it, in words.
-        text: The traceback of a failure, or the reason of a skip.
-        outcome: The verdict, reduced to passed, failed or skipped.
-        headline: The line of the text that says what is wrong.
-    """
+    """A test or fixture and its result."""
 
     name: str
     module: str
     classname: str
-    sentence: str
-    verdict: str
+    sentence: str  # what the test shows
+    verdict: str  # in unittest's words
     seconds: float
-    text: str
-    outcome: str = field(init=False)
-    headline: str = field(init=False)
+    text: str  # the traceback of a failure, or the reason of a skip
+    outcome: str = field(init=False)  # the verdict, reduced to passed, failed or skipped
+    headline: str = field(init=False)  # the line of the text that says what is wrong
 
     def __post_init__(self) -> None:
         # The traceback is indented, and what follows the exception is advice.
@@ -68,14 +59,7 @@ class Test:
 
 
 def gather(program: Any, tests: Sequence[Test], *, started: datetime, commit: str) -> dict[str, Any]:
-    """Return everything that the report says.
-
-    Args:
-        program: The run, as `tests.harness.runner.run` returns it.
-        tests: The tests with their results.
-        started: When the run began, aware.
-        commit: The version of the code under test.
-    """
+    """Return everything that the report says of a run of `tests.harness.runner`."""
     findings: Findings = program.report.findings
     facts = {
         "summary": _summary(program, tests, started),

@@ -19,23 +19,17 @@ FIXTURES = "fixtures up to "
 
 
 class Result(unittest.TextTestResult):
-    """unittest's result, with verdicts and times by test. The workers report both.
+    """unittest's result, with verdicts and times by test. The workers report both."""
 
-    Attributes:
-        verdicts: By test id, the verdicts on the test and on its subtests that did not pass, each with the parameters
-            of the subtest.
-        seconds: By test id; the time of fixtures is under `FIXTURES` and the name of the class.
-        findings: The notes of this process and of the workers.
-        expected: Number of tests in the run.
-    """
-
-    expected = 0
+    expected = 0  # the number of tests in the run
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        # By test id, the verdicts on the test and on its subtests that did not pass, each with its parameters.
         self.verdicts: dict[str, list[tuple[str, str]]] = {}
+        # By test id; the time of fixtures is under `FIXTURES` and the name of the class.
         self.seconds: dict[str, float] = {}
-        self.findings = findings
+        self.findings = findings  # of this process and of the workers
 
 
 def status_of(result: unittest.TestResult) -> int:

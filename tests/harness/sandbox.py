@@ -12,12 +12,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
-from peewee import PeeweeException, PostgresqlDatabase
+from peewee import PostgresqlDatabase
 from psycopg2 import Error, extensions
 
 from tests.harness import driver
 from tests.harness.connections import Connection, connection_class
 from tests.harness.cursors import is_class_of
+from tests.harness.databases import shut
 from tests.harness.escapes import INSTEAD, Escapes, line_of_project, line_of_thread
 from tests.harness.findings import findings, spending
 from tests.harness.gate import Gate
@@ -30,6 +31,7 @@ class Sandbox:
         database: The project's database object, any PostgresqlDatabase on psycopg2. It is not changed: its
             connections are closed when the sandbox begins and ends. If it is in a sandbox already, this one is a
             part of that one.
+        _of_class: Unused; other isolations need it.
     """
 
     # From the outermost to the innermost; and the real connection, which is kept from one to the next.
@@ -38,7 +40,7 @@ class Sandbox:
     _parameters: ClassVar[dict[str, str]] = {}
     _making = threading.RLock()
 
-    def __init__(self, database: PostgresqlDatabase) -> None:
+    def __init__(self, database: PostgresqlDatabase, _of_class: object = None) -> None:
         self._database = database
         self._escapes = Escapes()
 
@@ -59,10 +61,9 @@ class Sandbox:
         findings.sandboxes += 1
 
     def leave(self) -> None:
-        """Undo everything since `enter`. The next sandbox, or the next real connection, finds a clean database.
+        """Undo everything since `enter`, and fail the test by a SandboxError if it left something behind.
 
-        Raises:
-            SandboxError: The test left something behind, or tried something that the sandbox cannot stand in for.
+        The next sandbox, or the next real connection, finds a clean database.
         """
         with spending("sandbox"):
             try:
@@ -195,11 +196,7 @@ _introduced: set[str | None] = set()
 
 
 def introduce(database: PostgresqlDatabase) -> None:
-    """Connect once for real: a service may start threads of its own with its first connection.
-
-    Raises:
-        TypeError: The database object does not use psycopg2.
-    """
+    """Connect once for real: a service may start threads of its own with its first connection."""
     name = database_name(database)
     if name not in _introduced and not database.deferred:
         database.connect(reuse_if_open=True)
@@ -219,18 +216,6 @@ def note_threads_left(before: set[threading.Thread], escapes: Escapes) -> None:
         if not (thread.daemon and thread.name in standing):
             what = f"the thread {thread.name!r} was left running"
             escapes.note(what, "join it before the test ends", line_of_thread(thread.ident))
-
-
-def shut(database: PostgresqlDatabase) -> bool:
-    """Close the connections of a database object; return False if that ended a transaction."""
-    if database.deferred:
-        return True
-    try:
-        (getattr(database, "close_all", None) or database.close)()
-    except PeeweeException:
-        database.dispose()
-        return False
-    return True
 
 
 def database_name(database: PostgresqlDatabase) -> str | None:

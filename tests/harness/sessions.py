@@ -10,29 +10,22 @@ from tests.harness.sqltext import Statement, Text
 
 
 class Session:
-    """What PostgreSQL would know of one connection of the code under test.
-
-    Attributes:
-        autocommit: As the driver's.
-        entered: Whether the code is inside ``with connection:``.
-        has_begun: Whether the driver believes that it has begun a transaction.
-        in_transaction: Whether the session is in a transaction.
-        where: The line that began the transaction, if another connection was there.
-        closed: Whether the code has closed the connection.
-        locks: The line that took an advisory lock.
-        temporary: For each temporary table: what its transaction's end does with it.
-        created: The line that created each of them.
-        settings: For each setting that was changed: its value before, and the line that changed it. The line is
-            empty if the setting belongs to every new connection, or to a transaction.
-    """
+    """What PostgreSQL would know of one connection of the code under test."""
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
-        self.autocommit = self.entered = self.has_begun = self.in_transaction = self.closed = False
-        self.where = self.locks = ""
+        self.autocommit = False
+        self.closed = False
+        self.entered = False  # the code is inside ``with connection:``
+        self.has_begun = False  # the driver believes that it has begun a transaction
+        self.in_transaction = False
+        self.where = ""  # the line that began the transaction, if another connection was there
+        self.locks = ""  # the line that took an advisory lock
+        # For each setting that was changed: its value before, and the line that changed it. The line is empty if the
+        # setting belongs to every new connection, or to a transaction.
         self.settings: dict[str, tuple[str | None, str]] = {}
-        self.temporary: dict[str, str] = {}
-        self.created: dict[str, str] = {}
+        self.temporary: dict[str, str] = {}  # for each temporary table: what the end of its transaction does with it
+        self.created: dict[str, str] = {}  # the line that created each of them
         # For each setting that was changed for the running transaction: its value outside.
         self._local: dict[str, str | None] = {}
         # The values of the settings while another session is active.

@@ -46,17 +46,11 @@ class _Tokenizer(Postgres.Tokenizer):
 
 
 class Statement(NamedTuple):
-    """One statement.
+    """One statement."""
 
-    Attributes:
-        verb: What it does: its first word, or one of the longer names that `_statement` and its kin give.
-        name: The setting, prepared statement or temporary table that it is about, if any.
-        words: Its words in capitals; None in place of literals and quoted names.
-    """
-
-    verb: str
-    name: str = ""
-    words: tuple[str | None, ...] = ()
+    verb: str  # what it does: its first word, or one of the longer names that `_statement` and its kin give
+    name: str = ""  # the setting, prepared statement or temporary table that it is about, if any
+    words: tuple[str | None, ...] = ()  # in capitals; None in place of literals and quoted names
 
     def has(self, *words: str) -> bool:
         """Tell whether these words stand in it, one after the other."""
@@ -64,39 +58,23 @@ class Statement(NamedTuple):
 
 
 class Call(NamedTuple):
-    """A call of a function that sets or reads a setting.
-
-    Attributes:
-        function: Its name.
-        setting: The setting, empty if only the server knows it.
-        is_local: Whether the setting ends with the transaction.
-    """
+    """A call of a function that sets or reads a setting."""
 
     function: str
-    setting: str
-    is_local: bool
+    setting: str  # empty if only the server knows it
+    is_local: bool  # ends with the transaction
 
 
 class Text(NamedTuple):
-    """What was sent at once.
-
-    Attributes:
-        statements: Its statements, in order.
-        verbs: Their verbs.
-        calls: Its calls of `set_config` and `current_setting`.
-        notifies: Whether it calls `pg_notify`.
-        locks: ``session`` or ``transaction`` if it takes an advisory lock, else empty.
-        names: All names in it, without schemas.
-        writes: Whether it may change rows or tables.
-    """
+    """What was sent at once."""
 
     statements: tuple[Statement, ...]
     verbs: frozenset[str]
-    calls: tuple[Call, ...]
-    notifies: bool
-    locks: str
-    names: frozenset[str]
-    writes: bool
+    calls: tuple[Call, ...]  # of `set_config` and `current_setting`
+    notifies: bool  # calls `pg_notify`
+    locks: str  # "session" or "transaction" if it takes an advisory lock, else empty
+    names: frozenset[str]  # without schemas
+    writes: bool  # may change rows or tables
 
 
 def read(sql: str) -> Text | None:

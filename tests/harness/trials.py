@@ -76,11 +76,7 @@ def bisect(name: str, tests: Tests, workers: Callable[[Tests], Workers], seed: s
 
 
 def _fails_after(part: Tests, target: unittest.TestCase, workers: Callable[[Tests], Workers]) -> bool:
-    """Return whether `target` fails or does not run after the tests of `part`, in a fresh process.
-
-    Raises:
-        KeyboardInterrupt: Ctrl-C ended the trial.
-    """
+    """Return whether `target` fails or does not run after the tests of `part`, in a fresh process."""
     result = Result(unittest.runner._WritelnDecorator(io.StringIO()), descriptions=False, verbosity=0)
     trial = workers([*part, target])
     trial.run(result)
@@ -91,15 +87,12 @@ def _fails_after(part: Tests, target: unittest.TestCase, workers: Callable[[Test
 
 
 def parity(tests: Tests, isolations: Mapping[str, str], run: Callable[[str, Tests], Result]) -> int:
-    """Run tests in the sandbox and with real commits, compare the verdicts, and return the exit status.
+    """Run tests with two isolations, given with their names in words, and compare the verdicts.
 
-    Args:
-        tests: A class that says `not_in_parity_because` is left out, and its reason is printed.
-        isolations: The two isolations, each with its name in words.
-        run: Runs tests with an isolation.
+    A class that says `not_in_parity_because` is left out, and its reason is printed.
 
-    Raises:
-        KeyboardInterrupt: Ctrl-C ended one of the runs.
+    Returns:
+        The exit status; a test that fails both times fails the run as well.
     """
     left_out = {classname(test): reason for test in tests if (reason := getattr(test, "not_in_parity_because", ""))}
     chosen = [test for test in tests if classname(test) not in left_out]
@@ -113,7 +106,6 @@ def parity(tests: Tests, isolations: Mapping[str, str], run: Callable[[str, Test
     differing = _differences(*results)
     say(*(f"parity leaves out {name}: {reason}" for name, reason in left_out.items()))
     say(f"parity: {len(differing)} of {len(chosen)} tests get another verdict with real commits", *differing)
-    # A test that fails both times is no difference, but it fails the run.
     return FAILED if differing else max(map(status_of, results))
 
 

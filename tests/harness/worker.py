@@ -39,18 +39,13 @@ END_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 @dataclass(frozen=True)
 class Outcome:
-    """A verdict on a test, a subtest or a fixture. In the parent it stands for the subtest or fixture, too.
+    """A verdict on a test, a subtest or a fixture. In the parent it stands for the subtest or fixture, too."""
 
-    Attributes:
-        verdict: "passed", or one of `VERDICTS`.
-        text: The traceback as the worker formats it, or the reason of a skip.
-    """
-
-    verdict: str
+    verdict: str  # "passed", or one of `VERDICTS`
     name: str
     shown: str = ""
     summary: str | None = None
-    text: str = ""
+    text: str = ""  # the traceback as the worker formats it, or the reason of a skip
 
     failureException = AssertionError
 
@@ -66,16 +61,11 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Report:
-    """A message to the parent, with all that happened since the last one.
+    """A message to the parent, with all that happened since the last one."""
 
-    Attributes:
-        event: "started" or "finished", for the test at `index`; "idle" after a group; "done" after the last fixture.
-        outcomes: Of the finished test and its subtests. With other events, of fixtures.
-    """
-
-    event: str
+    event: str  # "started" or "finished", for the test at `index`; "idle" after a group; "done" after the last fixture
     index: int
-    outcomes: Sequence[Outcome]
+    outcomes: Sequence[Outcome]  # of the finished test and its subtests; with other events, of fixtures
     seconds: Mapping[str, float]
     findings: Findings
 
@@ -183,17 +173,11 @@ class _Received(unittest.TestSuite):
 
 @dataclass(frozen=True)
 class Job:
-    """What a worker needs from its parent.
+    """What a worker needs from its parent."""
 
-    Attributes:
-        tests: All tests of the run.
-        options: For `unittest.TextTestRunner`.
-        limit: Seconds that a test or a fixture may take; 0 for no limit. A class overrides it with `time_limit`.
-    """
-
-    tests: Sequence[unittest.TestCase]
-    options: Mapping[str, Any]
-    limit: float
+    tests: Sequence[unittest.TestCase]  # all of the run
+    options: Mapping[str, Any]  # for `unittest.TextTestRunner`
+    limit: float  # seconds that a test or a fixture may take; 0 for no limit. A class overrides it with `time_limit`
 
 
 def work(job: Job, connection: Connection, others: Iterable[Connection], stacks: IO[str]) -> None:

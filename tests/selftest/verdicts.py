@@ -18,9 +18,10 @@ from playhouse.postgres_ext import PostgresqlExtDatabase
 from psycopg2.extensions import connection
 
 from tests.harness import driver
+from tests.harness.databases import shut
 from tests.harness.escapes import SandboxError
 from tests.harness.postgres import clone, drop
-from tests.harness.sandbox import Sandbox, shut
+from tests.harness.sandbox import Sandbox
 
 KINDS: dict[str, Callable[[str], PostgresqlDatabase]] = {
     "PostgresqlDatabase": PostgresqlDatabase,

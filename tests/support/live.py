@@ -1,6 +1,7 @@
 """The command `shop` in a process of its own: `LiveShop` is `shop serve`, `run_shop` runs any other command."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
@@ -12,7 +13,7 @@ from typing import Any
 import psutil
 
 from tests.harness.findings import spending
-from tests.harness.live import LIMIT, ROOT, LiveServer, free_port
+from tests.harness.live import LIMIT, ROOT, LiveServer, free_port, kill
 
 READY = r"shop: serving on (http://\S+)"
 # What a process that belongs to the service, but is no worker, has in its command line.
@@ -118,6 +119,18 @@ class LiveShop(LiveServer):
         for database in self.databases():
             family += [database, *database.children()]
         return family
+
+    def interrupt_group(self) -> None:
+        """Do what Ctrl-C in a terminal does: SIGINT to each process of the foreground group."""
+        os.killpg(self.process.pid, signal.SIGINT)
+
+    def kill_everything(self) -> None:
+        """Kill all its processes with SIGKILL, at one moment as far as they can tell, and return when they are gone."""
+        # What is stopped does not notice the death of the others, so nobody has the time to put things in order.
+        for process in self.family():
+            with suppress(psutil.NoSuchProcess):
+                process.suspend()
+        kill(self.family())
 
 
 def database_of(watcher: psutil.Process) -> psutil.Process | None:

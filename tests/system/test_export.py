@@ -12,8 +12,8 @@ import unittest
 from shop.demo.factories import OrderFactory, UserFactory
 from shop.domain.models import Order
 from shop.storage.database import database
+from tests.harness.gates import unmeasured
 from tests.harness.live import ROOT
-from tests.harness.measured import unmeasured
 from tests.harness.postgres import run_database_url, setUpModule, tearDownModule  # noqa: F401
 from tests.support.cases import CommittedApiTestCase
 from tests.support.live import inherited

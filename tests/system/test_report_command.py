@@ -9,8 +9,8 @@ import unittest
 from pathlib import Path
 from xml.etree import ElementTree
 
+from tests.harness.gates import unmeasured
 from tests.harness.live import LIMIT, ROOT
-from tests.harness.measured import unmeasured
 
 # A measurement that finds the unfinished file of a killed process.
 KILLED = """
