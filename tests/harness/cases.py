@@ -39,7 +39,7 @@ __unittest = True
 
 
 statements.watch()
-driver.install(watch)
+driver.install(watch.connect)
 
 
 @cache

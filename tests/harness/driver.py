@@ -6,7 +6,7 @@ returns real connections that note what they are used for (`tests.harness.guard`
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any
 
 import psycopg2
 from psycopg2 import extensions
@@ -17,13 +17,9 @@ real_connect: Callable[..., Any] = psycopg2.connect
 _HARMLESS = ("application_name", "connect_timeout", "password", "sslmode", "tcp_user_timeout", "client_encoding")
 
 
-class Replacement(Protocol):
-    """What makes connections in place of the driver."""
-
-    def connect(self, parameters: dict[str, str], factory: Any, is_async: bool) -> extensions.connection | None:
-        """Return a connection, or None to leave this one to the driver."""
-
-
+# Make connections in place of the driver: functions of the parameters, the connection factory, and whether the
+# connection is to be asynchronous. They return None for a connection that they leave to others.
+Replacement = Callable[[dict[str, str], Any, bool], extensions.connection | None]
 _replacements: list[Replacement] = []
 
 
@@ -35,8 +31,7 @@ def install(replacement: Replacement) -> None:
 
 def uninstall(replacement: Replacement) -> None:
     """Undo `install`."""
-    if replacement in _replacements:
-        _replacements.remove(replacement)
+    _replacements.remove(replacement)
     if not _replacements:
         psycopg2.connect = real_connect
 
@@ -45,7 +40,7 @@ def _connect(dsn: str | None = None, connection_factory: Any = None, cursor_fact
     is_async = bool(options.get("async") or options.get("async_"))
     parameters = parse(dsn, **{key: value for key, value in options.items() if key not in ("async", "async_")})
     for replacement in reversed(_replacements):
-        made = replacement.connect(parameters, connection_factory, is_async)
+        made = replacement(parameters, connection_factory, is_async)
         if made is not None:
             if cursor_factory is not None:
                 made.cursor_factory = cursor_factory
@@ -53,17 +48,10 @@ def _connect(dsn: str | None = None, connection_factory: Any = None, cursor_fact
     return real_connect(dsn, connection_factory, cursor_factory, **options)
 
 
-def parse(dsn: str | None = None, **options: Any) -> dict[str, str]:
-    """Return libpq's parameters of a connection."""
-    try:
-        return dict(_parsed(dsn, tuple(sorted(options.items()))))
-    except TypeError:
-        return parse_dsn(extensions.make_dsn(dsn, **options))
-
-
 @lru_cache(64)
-def _parsed(dsn: str | None, options: tuple[tuple[str, Any], ...]) -> dict[str, str]:
-    parsed: dict[str, str] = parse_dsn(extensions.make_dsn(dsn, **dict(options)))
+def parse(dsn: str | None = None, **options: Any) -> dict[str, str]:
+    """Return libpq's parameters of a connection. Nobody may change them."""
+    parsed: dict[str, str] = parse_dsn(extensions.make_dsn(dsn, **options))
     return parsed
 
 

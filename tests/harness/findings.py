@@ -4,19 +4,15 @@ The harness notes things here as the tests run; a worker sends its notes to the 
 is for `tests.harness.gates` (what a whole run must show) and `tests.harness.report`.
 """
 
-import functools
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import ParamSpec, TypeVar
 
 # An answer of an operation: its id, the status, and the code of an error (None for a success).
 Answer = tuple[str, int, str | None]
-P = ParamSpec("P")
-T = TypeVar("T")
 
 
 @dataclass
@@ -71,17 +67,17 @@ def enter(new_phase: str) -> None:
     phase = new_phase
 
 
-def spend(kind: str, seconds: float) -> None:
-    """Note that the main thread has just spent time on something, so that whatever it is within does not count it."""
+def spend(kind: str, seconds: float, noted: float = 0.0) -> None:
+    """Note that the main thread has spent time on something, of which `noted` seconds are noted for something else."""
     if threading.current_thread() is threading.main_thread():
-        findings.seconds[phase, kind] += seconds
+        findings.seconds[phase, kind] += seconds - noted
         if _within:
             _within[-1] += seconds
 
 
 @contextmanager
 def spending(kind: str) -> Iterator[None]:
-    """Note the time of the block, without what is noted within it. Threads beside the main one are not timed."""
+    """Note the time of the block or function, without what is noted within it, if the main thread runs it."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -91,18 +87,4 @@ def spending(kind: str) -> Iterator[None]:
         yield
     finally:
         inner = _within.pop()
-        seconds = time.perf_counter() - started
-        findings.seconds[phase, kind] += seconds - inner
-        if _within:
-            _within[-1] += seconds
-
-
-def timed(kind: str, function: Callable[P, T]) -> Callable[P, T]:
-    """Return `function` with the time of its calls noted."""
-
-    @functools.wraps(function)
-    def call(*args: P.args, **kwargs: P.kwargs) -> T:
-        with spending(kind):
-            return function(*args, **kwargs)
-
-    return call
+        spend(kind, time.perf_counter() - started, inner)

@@ -55,7 +55,7 @@ class Sandbox:
             self._opened: list[tuple[weakref.ref[Connection], str]] = []
             self._has_begun = False
             self._entered.append(self)
-            driver.install(self)
+            driver.install(self._connect)
             if was_open and not self._database.autoconnect:
                 self._database.connect()
         findings.sandboxes += 1
@@ -69,7 +69,7 @@ class Sandbox:
             try:
                 self._look_around()
             finally:
-                driver.uninstall(self)
+                driver.uninstall(self._connect)
                 self._entered.remove(self)
                 self._undo()
         self._escapes.fail()
@@ -93,9 +93,9 @@ class Sandbox:
         finally:
             gate.pop()
 
-    # -- for tests.harness.driver -------------------------------------------------------------------------------------
+    # -- connections --------------------------------------------------------------------------------------------------
 
-    def connect(self, parameters: dict[str, str], factory: Any, is_async: bool) -> extensions.connection | None:
+    def _connect(self, parameters: dict[str, str], factory: Any, is_async: bool) -> extensions.connection | None:
         """Return a connection that shares the real one; None for another database."""
         if parameters.get("dbname") != self._name:
             return None

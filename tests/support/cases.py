@@ -17,7 +17,7 @@ from tests import binding
 from tests.harness import cases
 from tests.harness.cases import rows_seen_by_another_connection
 from tests.harness.client import ApiClient
-from tests.harness.findings import timed
+from tests.harness.findings import spending
 from tests.harness.postgres import current_url
 from tests.support import settings
 from tests.support.live import LiveShop
@@ -39,8 +39,8 @@ __all__ = [
 _numbers = itertools.count(1)
 # To unittest the frames of this module are its own: a traceback ends in the test, not in an assertion's insides.
 __unittest = True
-Passwords.hash = timed("hashing", Passwords.hash)
-Passwords.verify = timed("hashing", Passwords.verify)
+Passwords.hash = spending("hashing")(Passwords.hash)
+Passwords.verify = spending("hashing")(Passwords.verify)
 
 
 def make_settings(**overrides: object) -> Settings:
