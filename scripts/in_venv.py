@@ -29,10 +29,11 @@ def main() -> None:
     VENV.mkdir(exist_ok=True)
     with (VENV / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not is_usable():
-            say(f"making {VENV} with Python {sys.version.split()[0]}")
-            make()
-        if noted(kind) != fingerprint():
+        # Most runs start no other program: the note is written last, and a link to a removed Python does not exist.
+        if noted(kind) != fingerprint() or not PYTHON.exists():
+            if not is_usable():
+                say(f"making {VENV} with Python {sys.version.split()[0]}")
+                make()
             if any(note(each).exists() for each in REQUIREMENTS):
                 say("installing packages that are missing or have changed")
             else:

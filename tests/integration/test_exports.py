@@ -15,8 +15,9 @@ from shop.domain.exports import Selection
 from shop.exports.files import CannotWrite
 from shop.exports.formats import HEADER
 from shop.exports.run import export_orders
-from tests.harness.postgres import setUpModule, tearDownModule  # noqa: F401
-from tests.support.cases import ApiTestCase, rfc3339
+from tests.harness.postgres import current_url, point_at, setUpModule, tearDownModule  # noqa: F401
+from tests.support.cases import ApiTestCase, CommittedApiTestCase, rfc3339
+from tests.support.commands import call_shop
 
 NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
 EVERYTHING = Selection()
@@ -181,3 +182,39 @@ class FileTest(ExportTestCase):
             with self.subTest(target), self.assertRaisesRegex(CannotWrite, reason):
                 export_orders(EVERYTHING, format_="csv", target=str(target))
         self.assertLeft("orders.csv")
+
+
+class CommandTest(CommittedApiTestCase):
+    """`shop export orders` in this process; `tests.system.test_export` has it in a process of its own."""
+
+    def setUp(self):
+        super().setUp()
+        # The command has connected the service's database object with its own options.
+        self.addCleanup(point_at, current_url())
+        self.target = self.directory() / "orders"
+
+    def export(self, *options):
+        """Run the command; return its status and what it printed on stderr."""
+        arguments = ("export", "orders", "--output", str(self.target), *options)
+        status, _, err = call_shop(*arguments, SHOP_DATABASE_URL=current_url())
+        return status, err
+
+    def test_options_choose_orders_and_format(self):
+        OrderFactory.create("shipped")
+        OrderFactory.create()
+        for options, count in (
+            (("--status", "shipped"), 1),
+            (("--since", "2000-01-01", "--until", "2100-01-01T00:00+01:00"), 2),
+            (("--since", "2100-01-01"), 0),
+        ):
+            with self.subTest(options):
+                status, _ = self.export("--format", "jsonl", *options)
+                self.assertEqual((0, count), (status, len(self.target.read_text("utf-8").splitlines())))
+
+    def test_wrong_options_are_refused_with_status_2(self):
+        status, err = self.export("--since", "yesterday")
+        self.assertEqual(2, status)
+        self.assertIn("'yesterday' is not a date or time", err)
+        statuses = "pending, confirmed, shipped, delivered, cancelled"
+        self.assertEqual((2, f"shop: --status must be one of {statuses}\n"), self.export("--status", "lost"))
+        self.assertFalse(self.target.exists())

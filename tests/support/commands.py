@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import signal
 from unittest import mock
 
 from shop import cli
@@ -16,10 +17,18 @@ def call_shop(*arguments: str, **environment: str) -> tuple[int, str, str]:
         environment: All `SHOP_*` variables that it sees.
     """
     out, err = io.StringIO(), io.StringIO()
+    # Some commands end in the same way after SIGTERM as after Ctrl-C.
+    before = signal.getsignal(signal.SIGTERM)
     with (
         mock.patch.dict(os.environ, environment | {"PATH": os.environ["PATH"]}, clear=True),
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),
     ):
-        status = cli.main(arguments)
+        try:
+            status = cli.main(arguments)
+        except SystemExit as ended:
+            # argparse ends the process if it cannot parse the arguments.
+            status = int(str(ended.code))
+        finally:
+            signal.signal(signal.SIGTERM, before)
     return status, out.getvalue(), err.getvalue()

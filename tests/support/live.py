@@ -51,32 +51,35 @@ class Command:
             **options,
         )
 
+    @spending("server processes")
+    def run(self) -> subprocess.CompletedProcess[str]:
+        """Run it to its end.
 
-@spending("server processes")
+        Raises:
+            subprocess.TimeoutExpired: It does not end; it has been killed.
+        """
+        with self.start() as process:
+            try:
+                stdout, stderr = process.communicate(timeout=LIMIT)
+            except BaseException:
+                process.kill()
+                raise
+        return subprocess.CompletedProcess(self.arguments, process.returncode, stdout, stderr)
+
+
 def run_at_once(*commands: Command) -> list[subprocess.CompletedProcess[str]]:
     """Run all commands at the same time to their ends, and return what they said, in order.
 
     Raises:
         subprocess.TimeoutExpired: One does not end; it has been killed.
     """
-
-    def run(command: Command) -> subprocess.CompletedProcess[str]:
-        with command.start() as process:
-            try:
-                stdout, stderr = process.communicate(timeout=LIMIT)
-            except BaseException:
-                process.kill()
-                raise
-        return subprocess.CompletedProcess(command.arguments, process.returncode, stdout, stderr)
-
     with ThreadPoolExecutor(len(commands)) as threads:
-        return list(threads.map(run, commands))
+        return list(threads.map(Command.run, commands))
 
 
 def run_shop(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run one command to its end; see `Command`."""
-    (finished,) = run_at_once(Command(*arguments, **environment))
-    return finished
+    return Command(*arguments, **environment).run()
 
 
 class LiveShop(LiveServer):
@@ -85,7 +88,8 @@ class LiveShop(LiveServer):
     Args:
         data_dir: Data home of its embedded database; None where `environment` names a database.
         port: The port; None for a free one.
-        environment: `SHOP_*` variables; it sees no others.
+        environment: `SHOP_*` variables; it sees no others. Without SHOP_WORKERS, it has one worker: each takes half a
+            second to start.
         arguments: Further arguments of `shop serve`.
     """
 
@@ -100,7 +104,8 @@ class LiveShop(LiveServer):
         port = port or free_port()
         home = [] if data_dir is None else ["--data-dir", str(data_dir)]
         command = serve_command(port, *home, *arguments)
-        super().__init__(command, inherited() | dict(environment or {}), READY, port)
+        variables = {"SHOP_WORKERS": "1"} | dict(environment or {})
+        super().__init__(command, inherited() | variables, READY, port)
 
     def workers(self) -> list[psutil.Process]:
         """Return its worker processes."""

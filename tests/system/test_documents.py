@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tests.harness.live import LIMIT, ROOT
+from tests.harness.measured import unmeasured
 from tests.harness.postgres import clone, setUpModule, tearDownModule  # noqa: F401
 from tests.support.live import inherited
 from tests.support.settings import SECRET_KEY
@@ -166,6 +167,7 @@ class DocumentsTest(unittest.TestCase):
     @classmethod
     def setUpClass(cls) -> None:
         super().setUpClass()
+        cls.enterClassContext(unmeasured())
         cls.checkout = Checkout(Path(cls.enterClassContext(tempfile.TemporaryDirectory())))
         cls.commands = commands()
 

@@ -62,25 +62,6 @@ class ExportCommandTest(CommittedApiTestCase):
         self.assertEqual((0, f"shop: wrote 3 orders to {self.target}\n", ""), (status, stdout, stderr))
         self.assertEqual(4, len(self.target.read_text().splitlines()))
 
-    def test_options_choose_orders_and_format(self):
-        OrderFactory.create("shipped")
-        OrderFactory.create()
-        for options, count in (
-            (("--status", "shipped"), 1),
-            (("--since", "2000-01-01", "--until", "2100-01-01T00:00+01:00"), 2),
-            (("--since", "2100-01-01"), 0),
-        ):
-            with self.subTest(options):
-                status, stdout, _ = self.run_export("--format", "jsonl", *options)
-                self.assertEqual((0, count), (status, len(stdout.splitlines())))
-
-    def test_wrong_options_are_refused_with_status_2(self):
-        status, _, stderr = self.run_export("--since", "yesterday")
-        self.assertEqual(2, status)
-        self.assertIn("'yesterday' is not a date or time", stderr)
-        statuses = "pending, confirmed, shipped, delivered, cancelled"
-        self.assertFails(f"--status must be one of {statuses}", 2, "--status", "lost")
-
     def test_a_closed_pipe_is_one_sentence_and_status_1(self):
         OrderFactory.create()
         reading, writing = os.pipe()

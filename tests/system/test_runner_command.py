@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tests.harness import results
 from tests.harness.live import LIMIT, ROOT
+from tests.harness.measured import unmeasured
 
 THROWN_AWAY = {
     "fine/test_fine.py": """
@@ -96,6 +97,7 @@ class RunTest(unittest.TestCase):
 
     @classmethod
     def setUpClass(cls):
+        cls.enterClassContext(unmeasured())
         cls.bad = run("--parallel=2", "--shuffle=7", "--durations=3", "-v", "fine")
 
     def test_failures_are_shown_and_counted(self):

@@ -30,6 +30,7 @@ from shop.serving.server import GRACE
 from shop.storage import migrations
 from tests.harness import postgres
 from tests.harness.live import LIMIT, Answer, Connection, free_port, still_running, temporary_directory, until
+from tests.support.commands import call_shop
 from tests.support.live import Command, LiveShop, copy_of_home, run_at_once, run_shop
 
 SECRET = "the secret key of these tests, 32 bytes and more"
@@ -37,7 +38,7 @@ SECRET = "the secret key of these tests, 32 bytes and more"
 CHEAP = {"SHOP_ARGON2_TIME_COST": "1", "SHOP_ARGON2_MEMORY_COST": "8", "SHOP_LOG_LEVEL": "warning"}
 PASSWORD = "correct horse"
 # Seconds in which a server stops whose requests are short. A worker that does not heed is killed only later.
-PROMPT = GRACE - 5
+PROMPT = GRACE - 1
 # As many clients at once as make the workers overlap, and as many orders as make a stream of them.
 CLIENTS = 6
 ORDERS = 60
@@ -274,7 +275,7 @@ class WhileItServesTest(ServeTestCase):
     @classmethod
     def setUpClass(cls) -> None:
         cls.served_home = copy_of_home(template, base / "served")
-        cls.served = cls.enterClassContext(LiveShop(cls.served_home, environment=CHEAP))
+        cls.served = cls.enterClassContext(LiveShop(cls.served_home, environment=CHEAP | {"SHOP_WORKERS": "2"}))
 
     def tearDown(self) -> None:
         self.assertEqual(200, self.connect(self.served).get("/readyz").status, "it still serves")
@@ -336,18 +337,8 @@ class RefusalTest(ServeTestCase):
                 Command("serve", "--port", free, SHOP_METRICS_PORT=str(taken)),
                 [f"cannot listen on 127.0.0.1:{taken}", "SHOP_METRICS_PORT"],
             ),
-            "an invalid port": (Command("serve", SHOP_PORT="eighty"), ["SHOP_PORT"]),
-            "an option beyond its limit": (Command("serve", "--port", "99999"), ["--port should be less than"]),
             # RFC 5737: the network is nobody's.
             "an address of another machine": (Command("serve", "--host", "192.0.2.1"), ["cannot listen on 192.0.2.1"]),
-            "an invalid database URL": (
-                Command("serve", **given | {"SHOP_DATABASE_URL": "postgresql://shop:hunter2@[::1"}),
-                ["SHOP_DATABASE_URL"],
-            ),
-            "a database of another kind": (
-                Command("serve", **given | {"SHOP_DATABASE_URL": "mysql://shop:hunter2@127.0.0.1/shop"}),
-                ["SHOP_DATABASE_URL", "postgresql://"],
-            ),
             "a database that nobody runs": (
                 Command(
                     *("serve", "--port", free),
@@ -359,10 +350,6 @@ class RefusalTest(ServeTestCase):
                 Command("serve", SHOP_DATABASE_URL=given["SHOP_DATABASE_URL"]),
                 ["SHOP_SECRET_KEY is required with SHOP_DATABASE_URL"],
             ),
-            "a secret key that is too short": (
-                Command("serve", SHOP_SECRET_KEY="hunter2"),
-                ["SHOP_SECRET_KEY", "32 bytes"],
-            ),
             "a data directory of another major version": (
                 Command("serve", "--port", free, "--data-dir", self.home_of_version(15)),
                 ["PostgreSQL 15", "pg_dump", "pg_restore"],
@@ -372,7 +359,8 @@ class RefusalTest(ServeTestCase):
                 [str(no_directory), "SHOP_DATA_DIR"],
             ),
         }
-        refusals = run_at_once(*(command for command, _ in mistakes.values()))
+        with ThreadPoolExecutor(2) as threads:
+            refusals = list(threads.map(Command.run, (command for command, _ in mistakes.values())))
         for (mistake, (_, words)), refused in zip(mistakes.items(), refusals, strict=True):
             with self.subTest(mistake):
                 self.assertRefused(refused, *words)
@@ -396,13 +384,13 @@ class MigrateTest(ServeTestCase):
     def test_status_lists_what_is_pending_and_then_when_it_was_applied(self) -> None:
         url = self.empty_database()
         names = [migration.name for migration in migrations.status(url)]
-        pending = run_shop("migrate", "--status", SHOP_DATABASE_URL=url)
-        self.assertEqual((0, "".join(f"{name}  pending\n" for name in names), ""), outcome(pending))
-        applied = run_shop("migrate", SHOP_DATABASE_URL=url)
-        self.assertEqual((0, f"shop: applied {', '.join(names)}\n", ""), outcome(applied))
-        done = run_shop("migrate", "--status", SHOP_DATABASE_URL=url)
-        self.assertEqual(0, done.returncode, done.stderr)
-        for name, line in zip(names, done.stdout.splitlines(), strict=True):
+        pending = call_shop("migrate", "--status", SHOP_DATABASE_URL=url)
+        self.assertEqual((0, "".join(f"{name}  pending\n" for name in names), ""), pending)
+        applied = call_shop("migrate", SHOP_DATABASE_URL=url)
+        self.assertEqual((0, f"shop: applied {', '.join(names)}\n", ""), applied)
+        status, out, err = call_shop("migrate", "--status", SHOP_DATABASE_URL=url)
+        self.assertEqual((0, ""), (status, err))
+        for name, line in zip(names, out.splitlines(), strict=True):
             self.assertRegex(line, rf"^{re.escape(name)}  applied \d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d$")
 
     def test_of_two_at_once_one_applies_and_the_other_finds_it_done(self) -> None:

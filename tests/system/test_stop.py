@@ -4,7 +4,7 @@ import time
 import unittest
 from typing import ClassVar
 
-from tests.harness.live import Connection, NotReady, still_running, until
+from tests.harness.live import LIMIT, Connection, NotReady, still_running, until
 from tests.harness.postgres import clone, drop, setUpModule, tearDownModule  # noqa: F401
 from tests.support.cases import SECRET_KEY
 from tests.support.faults import Load, orders_by_key, roll
@@ -63,7 +63,7 @@ class DrainTest(StopTestCase):
         with Connection(shop.url) as probe:
             until(lambda: probe.get("/readyz").status == 503, "it drains")
         shop.terminate()
-        self.assertEqual(0, shop.wait(10))
+        self.assertEqual(0, shop.wait(LIMIT))
 
     @staticmethod
     def shown(refusal):
@@ -92,7 +92,7 @@ class DyingWorkersTest(StopTestCase):
         shop = self.shop()
         family = shop.family()
         known: set[int] = set()
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + LIMIT
         while shop.process.poll() is None and time.monotonic() < deadline:
             for worker in shop.workers() if shop.process.poll() is None else ():
                 if worker.pid not in known:

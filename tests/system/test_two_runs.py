@@ -7,6 +7,7 @@ import unittest
 
 from tests.harness import postgres
 from tests.harness.live import LIMIT, ROOT
+from tests.harness.measured import unmeasured
 from tests.harness.postgres import databases, server, setUpModule, tearDownModule  # noqa: F401
 
 TESTS = ("tests.integration.test_migrations.MigratingTest", "tests.integration.test_flows")
@@ -16,6 +17,11 @@ class TwoRunsTest(unittest.TestCase):
     """Runs that know nothing of each other."""
 
     time_limit = 5 * LIMIT  # seconds
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        super().setUpClass()
+        cls.enterClassContext(unmeasured())
 
     def start(self, url: str, **environment: str) -> subprocess.Popen[str]:
         variables = {postgres.SERVER: "", postgres.URL: url}
