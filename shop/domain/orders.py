@@ -70,7 +70,7 @@ class OwnedOrder(NamedTuple):
     owner_email: str
 
 
-# The JSON columns are read as text, so the API can pass them on unparsed, with exact prices.
+# The JSON columns are read as text, with exact prices.
 COLUMNS = (
     Order.id,
     Order.user,
@@ -101,7 +101,7 @@ _INSERT = Statement(
     )
     # If requests with one key race, one inserts; the others wait for it here and then find its order.
     .on_conflict(action="IGNORE", conflict_target=[Order.user, Order.idempotency_key])
-    .returning(*COLUMNS)
+    .returning(Order.id)
 )
 _FIND_BY_KEY = Statement(
     Order.select(Order.request_digest, *COLUMNS).where(
@@ -201,18 +201,21 @@ def place(
         raise ValidationFailed(f"items {sentence}", [FieldError("items", sentence)])
     items_json, address_json = _items_json(items), exactjson.dumps(shipping_address)
     digest = hashlib.sha256(items_json + b"\n" + address_json).digest() if idempotency_key else None
+    placed = PlacedOrder(
+        id=new_id(),
+        user_id=actor.user_id,
+        items=items_json.decode(),
+        total=total,
+        status="confirmed",
+        shipping_address=address_json.decode(),
+        created_at=now,
+    )
     try:
         row = database.row(
             _INSERT,
-            user_id=actor.user_id,
-            id=new_id(),
-            items=items_json.decode(),
-            total=total,
-            status="confirmed",
-            shipping_address=address_json.decode(),
+            **placed._asdict(),
             idempotency_key=idempotency_key,
             request_digest=digest,
-            created_at=now,
             events=events.placed(status="confirmed", total=total, now=now),
         )
     except IntegrityError as error:
@@ -220,7 +223,7 @@ def place(
             raise UserNotFound from error
         raise
     if row is not None:
-        return PlacedOrder._make(row), False
+        return placed, False
     return _placed_before(actor, idempotency_key, digest), True
 
 

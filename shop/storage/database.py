@@ -6,7 +6,6 @@ password hash holds no connection, and a process needs fewer connections than th
 """
 
 import math
-import threading
 import time
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
@@ -56,7 +55,6 @@ class Database(PostgresqlDatabase):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self._here = threading.local()
         self._use(size=1, pool_timeout=1, statement_timeout=math.inf)
 
     def configure(self, settings: Settings) -> None:
@@ -98,14 +96,23 @@ class Database(PostgresqlDatabase):
             Error: The statement failed, or no connection was free before the timeout; see `is_outage`.
         """
         parameters = statement.bind(values)
+        fresh = False
         attempt = 1
         while True:
+            session = self._own_session(statement)
+            is_own = session is not None
+            if session is None:
+                session = self._borrow(statement, fresh=fresh)
             try:
-                return self._run(statement, parameters, fresh=attempt > 1 and statement.repeatable)
+                return self._send(session, statement, parameters)
             except Error as error:
-                if attempt == _ATTEMPTS or not self._may_retry(statement, error):
+                if attempt == _ATTEMPTS or not self._may_retry(statement, session, error):
                     raise
+            finally:
+                if not is_own:
+                    self._give_back(session)
             attempt += 1
+            fresh = statement.repeatable
 
     def row(self, statement: Statement, **values: object) -> Row | None:
         """Run `statement` as `rows` does and return its first row, or None if it has none."""
@@ -120,30 +127,41 @@ class Database(PostgresqlDatabase):
         """
         self.rows(_PING)
 
-    def _run(self, statement: Statement, parameters: list[object], *, fresh: bool) -> list[Row]:
-        """Run a statement on the thread's own session, or on one from the pool."""
+    def _own_session(self, statement: Statement) -> Session | None:
+        """Return the session of a thread that has connected itself, unless it was lost outside a transaction."""
         state = self._state
-        if not state.closed:
-            session: Session = self._here.session
-            if state.transactions or not (session.is_lost if statement.repeatable else session.has_ended):
-                return self._send(session, statement, parameters)
-            self.close()
-        self._here.session = None
+        if state.closed:
+            return None
+        session: Session = state.conn
+        if state.transactions or not (session.closed if statement.repeatable else session.has_ended):
+            return session
+        self.close()
+        return None
+
+    def _borrow(self, statement: Statement, *, fresh: bool) -> Session:
+        """Take a session from the pool for this thread.
+
+        Raises:
+            Error: The server refused the connection, or no connection was free before the timeout.
+        """
         try:
             self._permits.get(timeout=self._pool_timeout)
         except Empty:
             raise OperationalError("no database connection became free in time") from None
         try:
-            session = self._take(check_alive=not statement.repeatable, fresh=fresh)
-            # As `connect` and `close` do, but without their locks, whose cost every statement would pay.
-            state.set_connection(session.connection)
-            try:
-                return self._send(session, statement, parameters)
-            finally:
-                state.reset()
-                self._give(session)
-        finally:
+            with peewee_errors:
+                session = self._pool.take(check_alive=not statement.repeatable, fresh=fresh)
+        except BaseException:
             self._permits.put(None)
+            raise
+        # As `connect` does, but without its locks, whose cost every statement would pay.
+        self._state.set_connection(session)
+        return session
+
+    def _give_back(self, session: Session) -> None:
+        self._state.reset()
+        session.pool.give(session)
+        self._permits.put(None)
 
     def _send(self, session: Session, statement: Statement, parameters: list[object]) -> list[Row]:
         session.waiting_since = time.perf_counter()
@@ -170,7 +188,7 @@ class Database(PostgresqlDatabase):
         execute = session.prepared[statement.name] = f"EXECUTE {name}{statement.arguments}"
         return execute
 
-    def _may_retry(self, statement: Statement, error: PeeweeException) -> bool:
+    def _may_retry(self, statement: Statement, session: Session, error: PeeweeException) -> bool:
         """Tell whether a retry of a failed statement is safe and may succeed."""
         if self.in_transaction():
             return False
@@ -179,27 +197,18 @@ class Database(PostgresqlDatabase):
             return self.prepares
         if code in _ROLLED_BACK:
             return True
-        session: Session | None = self._here.session
         # No retry after a timeout: the request would wait for a silent server a second time.
-        return statement.repeatable and session is not None and session.is_lost and not session.was_cut
+        return statement.repeatable and bool(session.closed) and not session.was_cut
 
     # -- overridden methods of Peewee ---------------------------------------------------------------------------------
-
-    def connect(self, reuse_if_open: bool = False) -> bool:
-        """Connect this thread, as in Peewee; `close` gives the session back to the pool.
-
-        The session is opened before Peewee takes its lock. So a silent server does not block other threads.
-        """
-        if self.is_closed() and not self.deferred:
-            self._take()
-        return bool(super().connect(reuse_if_open))
 
     def cursor(self, named_cursor: str | None = None) -> Any:
         """Return a cursor, on a new connection if the thread's old one was lost outside a transaction."""
         state = self._state
-        if not state.closed and (state.transactions or not state.conn.closed):
-            return state.conn.cursor()
-        if not state.closed:
+        conn = state.conn
+        if conn is not None and (not conn.closed or state.transactions):
+            return conn.cursor()
+        if conn is not None:
             self.close()
         # Peewee's stubs give this method no types.
         return super().cursor(named_cursor)  # type: ignore[no-untyped-call]
@@ -211,36 +220,25 @@ class Database(PostgresqlDatabase):
         self._pool.close()
         self._pool = SessionPool(self._open, self._size)
 
-    def _connect(self) -> connection:
-        session: Session = self._here.session
-        return session.connection
+    def _connect(self) -> Session:
+        return self._pool.take(check_alive=True)
 
-    def _close(self, _conn: connection) -> None:
-        self._give(self._here.session)
+    def _close(self, conn: Session) -> None:
+        conn.pool.give(conn)
 
-    def _take(self, *, check_alive: bool = True, fresh: bool = False) -> Session:
-        self._here.session = None
-        with peewee_errors:
-            session = self._here.session = self._pool.take(check_alive=check_alive, fresh=fresh)
-        return session
-
-    def _give(self, session: Session) -> None:
-        session.pool.give(session)
-
-    def _open(self, pool: SessionPool) -> Session:
+    def _open(self) -> Session:
         with self._breaker.attempt():
-            conn: connection = super()._connect()  # type: ignore[misc] # Not in Peewee's stubs.
-        session = Session(conn, pool)
+            session: Session = super()._connect()  # type: ignore[misc] # Not in Peewee's stubs.
         self._timeout.add(session)
         # PGTZ in the environment overrides the start-up options. The server reports the time zone, so this is free.
-        if conn.get_parameter_status("TimeZone") != "UTC":
-            with conn.cursor() as cursor:
+        if session.get_parameter_status("TimeZone") != "UTC":
+            with session.cursor() as cursor:
                 cursor.execute("SET TimeZone TO 'UTC'")
         # psycopg2 would read numbers inside JSONB as floats; money stays exact. Ids are text everywhere in the service.
-        register_type(_UUID_AS_TEXT, conn)
-        register_default_jsonb(conn, loads=lambda text: exactjson.loads(text.encode()))
+        register_type(_UUID_AS_TEXT, session)
+        register_default_jsonb(session, loads=lambda text: exactjson.loads(text.encode()))
         for hook in self.connection_hooks:
-            hook(conn)
+            hook(session)
         return session
 
 
@@ -265,6 +263,7 @@ def connect_options(settings: Settings) -> dict[str, Any]:
         "plan_cache_mode": "auto",
     }
     return {
+        "connection_factory": Session,
         "connect_timeout": settings.connect_timeout,
         "client_encoding": "UTF8",
         "application_name": "shop",

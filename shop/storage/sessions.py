@@ -9,42 +9,36 @@ import select
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from typing import Any
 
 from psycopg2.extensions import TRANSACTION_STATUS_IDLE, connection
 
 
-class Session:
-    """A connection and its state.
-
-    Args:
-        conn: The driver's connection, in autocommit.
-        pool: The pool that it belongs to.
+class Session(connection):
+    """A connection of the driver, in autocommit, and its state.
 
     Attributes:
+        pool: The pool that it belongs to.
         prepared: The EXECUTE of each prepared statement, by the name of the statement.
         waiting_since: When the running statement was sent (`time.perf_counter`); None while no statement runs.
         was_cut: Whether a statement timed out, so that the connection was closed.
     """
 
-    def __init__(self, conn: connection, pool: "SessionPool") -> None:
-        self.connection = conn
-        self.pool = pool
+    pool: "SessionPool"
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
         self.prepared: dict[str, str] = {}
         self.waiting_since: float | None = None
         self.was_cut = False
         self._generation = 1
         self._poll = select.poll()
-        self._poll.register(conn.fileno(), select.POLLIN)
-
-    @property
-    def is_lost(self) -> bool:
-        """Whether the driver has noticed that the connection has ended; the server is not asked."""
-        return bool(self.connection.closed)
+        self._poll.register(self.fileno(), select.POLLIN)
 
     @property
     def has_ended(self) -> bool:
         """Whether the server has closed an idle connection. A notice from the server, which is rare, counts too."""
-        return self.is_lost or bool(self._poll.poll(0))
+        return bool(self.closed or self._poll.poll(0))
 
     def name_of(self, name: str) -> str:
         """Return the name that the statement `name` has on this connection."""
@@ -60,11 +54,11 @@ class SessionPool:
     """The idle sessions of a process; the one that was used last is taken first.
 
     Args:
-        open_session: Opens a session of the given pool.
+        open_session: Opens a session.
         size: The maximum number of idle sessions.
     """
 
-    def __init__(self, open_session: "Callable[[SessionPool], Session]", size: int) -> None:
+    def __init__(self, open_session: Callable[[], Session], size: int) -> None:
         self._open_session = open_session
         self._size = size
         self._idle: deque[Session] = deque()
@@ -86,20 +80,23 @@ class SessionPool:
                 session = self._idle.pop()
             except IndexError:
                 break  # Another thread was faster.
-            if not (session.has_ended if check_alive else session.is_lost):
+            if not (session.has_ended if check_alive else session.closed):
                 return session
-            session.connection.close()
-        return self._open_session(self)
+            session.close()
+        session = self._open_session()
+        session.pool = self
+        return session
 
     def give(self, session: Session) -> None:
         """Take a session back. Close it if it is broken, has an open transaction, or the pool is full."""
-        conn = session.connection
-        if conn.closed:
+        if session.closed:
             self._drop_ended()
         elif (
-            self._is_closed or len(self._idle) >= self._size or conn.get_transaction_status() != TRANSACTION_STATUS_IDLE
+            self._is_closed
+            or len(self._idle) >= self._size
+            or session.get_transaction_status() != TRANSACTION_STATUS_IDLE
         ):
-            conn.close()
+            session.close()
         else:
             self._idle.append(session)
 
@@ -107,7 +104,7 @@ class SessionPool:
         """Close the idle sessions now, and the others when they are given back."""
         self._is_closed = True
         while self._idle:
-            self._idle.pop().connection.close()
+            self._idle.pop().close()
 
     def _drop_ended(self) -> None:
         """Drop the sessions that ended together with a broken one: a restart of the server ends all."""
@@ -118,6 +115,6 @@ class SessionPool:
                 taken.append(self._idle.popleft())
         for session in taken:
             if session.has_ended:
-                session.connection.close()
+                session.close()
             else:
                 self._idle.append(session)

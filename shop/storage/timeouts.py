@@ -105,5 +105,5 @@ class StatementTimeout:
         self._breaker.is_silent = True
         # The waiting thread then gets an error, as after any lost connection. Closing the descriptor would not wake it,
         # and another connection could get the same descriptor.
-        with suppress(Error, OSError), socket.socket(fileno=socket.dup(session.connection.fileno())) as line:
+        with suppress(Error, OSError), socket.socket(fileno=socket.dup(session.fileno())) as line:
             line.shutdown(socket.SHUT_RDWR)

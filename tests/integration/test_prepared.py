@@ -26,7 +26,7 @@ def prepared() -> dict[str, int]:
 
 def session() -> Session:
     """Return the session of this thread."""
-    return database._here.session
+    return database.connection()
 
 
 class PreparedTest(ApiTestCase):

@@ -375,7 +375,7 @@ class FailureTest(ApiTestCase):
         self.addCleanup(make_client)
         client.get("/livez")
         # The sandbox keeps its connection open, so the test makes the service connect as in production.
-        with mock.patch.object(Database, "_run", side_effect=OperationalError("connection refused")):
+        with mock.patch.object(Database, "_send", side_effect=OperationalError("connection refused")):
             for send in (
                 lambda: client.get("/readyz", status=503),
                 lambda: client.post("/users", UserFactory.body(), status=503),

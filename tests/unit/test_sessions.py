@@ -5,19 +5,20 @@ import unittest
 from unittest import mock
 
 import peewee
-from psycopg2.extensions import TRANSACTION_STATUS_IDLE, TRANSACTION_STATUS_INTRANS
+from psycopg2.extensions import TRANSACTION_STATUS_IDLE, TRANSACTION_STATUS_INTRANS, connection
 
 from shop.storage.database import is_outage
 from shop.storage.sessions import Session, SessionPool
 
 
-class FakeConnection:
-    """What the pool asks of the driver's connection; the test holds the server's end of the socket."""
+class FakeConnection(connection):
+    """What a session asks of the driver's connection; the test holds the server's end of the socket."""
+
+    closed = 0  # In the driver it cannot be set.
+    status = TRANSACTION_STATUS_IDLE
 
     def __init__(self):
         self.ours, self.servers = socket.socketpair()
-        self.closed = 0
-        self.status = TRANSACTION_STATUS_IDLE
 
     def fileno(self):
         """Return the number of the socket."""
@@ -33,16 +34,18 @@ class FakeConnection:
         self.ours.close()
 
 
+class FakeSession(Session, FakeConnection):
+    """A session on a fake connection."""
+
+
 class SessionPoolTest(unittest.TestCase):
     def setUp(self):
         self.pool = SessionPool(self.open_session, 2)
         self.opened = []
-        self.addCleanup(
-            lambda: [line.close() for s in self.opened for line in (s.connection.ours, s.connection.servers)]
-        )
+        self.addCleanup(lambda: [line.close() for s in self.opened for line in (s.ours, s.servers)])
 
-    def open_session(self, pool):
-        self.opened.append(Session(FakeConnection(), pool))
+    def open_session(self):
+        self.opened.append(FakeSession())
         return self.opened[-1]
 
     def take(self, number):
@@ -61,22 +64,22 @@ class SessionPoolTest(unittest.TestCase):
     def test_more_idle_sessions_than_its_size_are_closed(self):
         sessions = self.take(3)
         self.give(*sessions)
-        self.assertEqual([0, 0, 1], [session.connection.closed for session in sessions])
+        self.assertEqual([0, 0, 1], [session.closed for session in sessions])
 
     def test_a_session_in_the_middle_of_a_transaction_is_closed(self):
         (session,) = self.take(1)
-        session.connection.status = TRANSACTION_STATUS_INTRANS
+        session.status = TRANSACTION_STATUS_INTRANS
         self.give(session)
-        self.assertTrue(session.is_lost)
+        self.assertTrue(session.closed)
         self.assertIsNot(session, self.pool.take())
 
     def test_lost_session_drops_all_that_the_server_has_closed(self):
         lost, ended, sound = self.take(3)
         self.give(sound, ended)
-        ended.connection.servers.close()
-        lost.connection.closed = 2
+        ended.servers.close()
+        lost.closed = 2
         self.give(lost)
-        self.assertTrue(ended.is_lost)
+        self.assertTrue(ended.closed)
         self.assertIs(sound, self.pool.take())
 
     def test_a_session_is_polled_only_by_the_thread_that_took_it(self):
@@ -88,7 +91,7 @@ class SessionPoolTest(unittest.TestCase):
             polled.append((session, session in self.pool._idle))
             return False
 
-        lost.connection.closed = 2
+        lost.closed = 2
         with mock.patch.object(Session, "has_ended", property(poll)):
             self.give(lost)
         self.assertEqual([(session, False) for session in sound], polled)
@@ -99,7 +102,7 @@ class SessionPoolTest(unittest.TestCase):
             with self.subTest(check_alive=check_alive):
                 (session,) = self.take(1)
                 self.give(session)
-                session.connection.servers.close()
+                session.servers.close()
                 self.assertEqual(expected, self.pool.take(check_alive=check_alive) is session)
 
     def test_a_fresh_session_is_a_new_one(self):
@@ -112,7 +115,7 @@ class SessionPoolTest(unittest.TestCase):
         self.give(idle)
         self.pool.close()
         self.give(used)
-        self.assertEqual([1, 1], [idle.connection.closed, used.connection.closed])
+        self.assertEqual([1, 1], [idle.closed, used.closed])
 
     def test_forgotten_statements_get_new_names(self):
         (session,) = self.take(1)

@@ -13,13 +13,12 @@ LIMIT = 30
 
 
 class Waiting:
-    """A session on which a statement has run for an hour; it is its own connection."""
+    """A session on which a statement has run for an hour."""
 
     was_cut = False
 
     def __init__(self, line):
         self.waiting_since = time.perf_counter() - 3600
-        self.connection = self
         self._line = line
 
     def fileno(self):
