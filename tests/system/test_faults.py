@@ -287,14 +287,14 @@ class EachStatementTest(CommittedApiTestCase):
         return mock.patch.object(logging.getLogger("shop.api.problems"), "warning")
 
     def statements_of(self, send):
-        with mock.patch.object(Database, "_run", autospec=True, side_effect=Database._run) as run:
+        with mock.patch.object(Database, "_send", autospec=True, side_effect=Database._send) as run:
             send()
         return run.call_count
 
     def test_while_it_is_idle_nobody_notices(self):
         for name, send in self.requests():
             for number in range(self.statements_of(send)):
-                with self.subTest(name, statement=number), self.ending(at=number, when="_run"):
+                with self.subTest(name, statement=number), self.ending(at=number, when="_own_session"):
                     self.assertNotEqual(503, send().status_int)
 
     def test_connection_lost_in_a_statement_retries_reads_only(self):
