@@ -121,9 +121,7 @@ class KitTestCase(unittest.TestCase):
 class _Telling:
     """A result that adds to each failure the last request, what it did to the database, and how to run the test again.
 
-    Args:
-        result: Gets the failures and everything else.
-        name: The test.
+    Everything else goes to `result`.
     """
 
     def __init__(self, result: unittest.TestResult, name: str) -> None:
@@ -185,16 +183,32 @@ class _ClassData:
         return copied
 
 
-class ApiTestCase(KitTestCase):
+class _ClientTestCase(KitTestCase):
+    """A test with a client, which may be used from any thread. The class fails if it leaves rows outside its tests."""
+
+    client: ApiClient
+    # Makes the client that the tests share; a project may have another one.
+    make_client: ClassVar[Callable[[], ApiClient]] = staticmethod(make_client)
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        super().setUpClass()
+        _shared(cls.make_client)
+        check_outside(binding.database())
+        cls.addClassCleanup(_telling, cls, lambda: check_outside(binding.database()))
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.client = _shared(type(self).make_client)
+
+
+class ApiTestCase(_ClientTestCase):
     """A test of the API in a sandbox: its rows are rolled back, and no other connection ever sees them.
 
     Override `setUpTestData` to make rows once for all tests of a class. Each test sees them in a savepoint of its own,
     and gets its own copy of each value on the class.
     """
 
-    client: ApiClient
-    # Makes the client that the tests share; a project may have another one.
-    make_client: ClassVar[Callable[[], ApiClient]] = staticmethod(make_client)
     # Keeps the test from others; `with self.isolation.undone():` undoes a part of a test.
     isolation: Isolation
     # The reason why the class means nothing outside a sandbox, empty when it does.
@@ -205,7 +219,6 @@ class ApiTestCase(KitTestCase):
     def setUpClass(cls) -> None:
         super().setUpClass()
         cls._class_isolation = None
-        _guard_class(cls, cls.make_client)
         # Also for a class whose own setUpClass makes rows.
         if cls._has_test_data() or _overrides(cls, "setUpClass", ApiTestCase):
             isolation = _isolation()
@@ -216,7 +229,6 @@ class ApiTestCase(KitTestCase):
 
     def setUp(self) -> None:
         super().setUp()
-        self.client = _shared(type(self).make_client)
         if self._class_isolation is None:
             check_outside(binding.database())
         self.isolation = _isolation(self._class_isolation)
@@ -240,29 +252,13 @@ def _isolation(of_class: Isolation | None = None) -> Isolation:
     return made
 
 
-def _guard_class(cls: type[KitTestCase], make: Callable[[], ApiClient]) -> None:
-    """Have the class fail if it leaves rows outside its tests."""
-    _shared(make)
-    check_outside(binding.database())
-    cls.addClassCleanup(_telling, cls, lambda: check_outside(binding.database()))
-
-
-class CommittedApiTestCase(KitTestCase):
+class CommittedApiTestCase(_ClientTestCase):
     """A test of the API with real commits and as many connections as it has threads; its rows are deleted afterwards.
 
-    `setUpTestData` runs before each test, because the rows of each test are deleted. Any thread may use the client.
+    `setUpTestData` runs before each test, because the rows of each test are deleted.
     """
 
-    client: ApiClient
-    make_client: ClassVar[Callable[[], ApiClient]] = staticmethod(make_client)
-
-    @classmethod
-    def setUpClass(cls) -> None:
-        super().setUpClass()
-        _guard_class(cls, cls.make_client)
-
     def setUp(self) -> None:
-        self.client = _shared(type(self).make_client)
         guard = Guard(binding.database())
         guard.enter()
         self.addCleanup(guard.leave)

@@ -83,11 +83,7 @@ def _recorded(method: str, path: str) -> Iterator[Exchange]:
 
 
 def as_json(value: object) -> bytes:
-    """Return `value` as JSON text. Decimals become numbers with all their digits; dates and UUIDs become strings.
-
-    Raises:
-        TypeError: Something in `value` has no JSON form.
-    """
+    """Return `value` as JSON text. Decimals become numbers with all their digits; dates and UUIDs become strings."""
     # json writes no Decimal as a number; as a string it is marked, and loses the quotes afterwards.
     mark = uuid4().hex
 
@@ -104,12 +100,7 @@ def as_json(value: object) -> bytes:
 
 
 class ApiClient:
-    """Sends requests to the application as a client would, through WSGI, with WSGI's rules checked (lint).
-
-    Args:
-        app: The application.
-        credentials: Returns the headers of a request from a user; the project's own by default.
-    """
+    """Sends requests to the application as a client would, through WSGI, with WSGI's rules checked (lint)."""
 
     def __init__(self, app: Any, credentials: Callable[[Any], dict[str, str]] = binding.credentials) -> None:
         self._app = TestApp(app, lint=True)

@@ -27,16 +27,7 @@ READING = ("get", "head", "options", "trace")
 
 
 def check(method: str, path: str, response: TestResponse) -> None:
-    """Hold an answer against the description.
-
-    Args:
-        method: The request's method.
-        path: Its path, with or without a query.
-        response: The answer.
-
-    Raises:
-        AssertionError: The description does not have it; the text names operation, status and what is wrong.
-    """
+    """Fail if the description does not have this answer; the failure names operation, status and what is wrong."""
     if method == "OPTIONS" or not description():
         return
     status = response.status_int

@@ -125,11 +125,7 @@ class RunDatabase(NamedTuple):
 
 
 class Databases:
-    """Creates and drops the databases of this process on one server.
-
-    Args:
-        url: A database on the server, for a role that may create databases.
-    """
+    """Creates and drops the databases of this process on one server, whose `url` is for a role that may do that."""
 
     def __init__(self, url: DatabaseUrl) -> None:
         self._url = url
@@ -154,12 +150,7 @@ class Databases:
                 return cursor.fetchall() if cursor.description else []
 
     def create(self, label: str, template: str | None = None) -> RunDatabase:
-        """Create a database.
-
-        Args:
-            label: A word for its name.
-            template: The name of the database to copy; None for an empty one.
-        """
+        """Create a database with `label` in its name: a copy of `template`, or an empty one."""
         random = secrets.token_hex(6)
         name = f"{binding.NAME}_{label}"[: LONGEST_NAME - len(random) - 1] + f"_{random}"
         statement = sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name))
@@ -182,10 +173,7 @@ class Databases:
         self._created.discard(database.name)
 
     def template(self, fingerprint: str) -> str:
-        """Return the name of the template with the schema of this fingerprint, made if the server has none.
-
-        Templates are shared by all runs and stay.
-        """
+        """Return the name of the template with this schema. It is made if the server has none, and stays."""
         name = f"{binding.NAME[:30]}_template_{hashlib.sha256(fingerprint.encode()).hexdigest()[:16]}"
         if not self.execute("SELECT 1 FROM pg_database WHERE datname = %s AND datistemplate", (name,)):
             draft = self.create("draft")

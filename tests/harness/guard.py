@@ -140,12 +140,7 @@ class WatchedConnection(extensions.connection):
 
 
 class Guard:
-    """Surrounds a test that commits.
-
-    Args:
-        database: The project's database object.
-        may_create: Whether tables, functions and the like are removed without a word, as a sandbox does.
-    """
+    """Surrounds a test that commits; if it `may_create` tables and the like, they are removed as a sandbox does."""
 
     _schemas: ClassVar[dict[str | None, tuple[dict[str, str], Any]]] = {}
 

@@ -56,12 +56,7 @@ def _start() -> None:
 
 
 def keep(ready: int, lifetime: float = LIFETIME) -> None:
-    """Start a server, and stop it when it has not been used for `lifetime` seconds.
-
-    Args:
-        ready: File descriptor that is closed when the server can be used.
-        lifetime: Seconds after the last use.
-    """
+    """Start a server, close the file descriptor `ready`, and stop the server `lifetime` seconds after its last use."""
     ended = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: ended.set())
     server = binding.embedded()

@@ -36,11 +36,7 @@ class NotReady(AssertionError):
 
 
 def until(true: Callable[[], object], what: str) -> None:
-    """Wait for a condition that no event announces, which `what` names.
-
-    Raises:
-        AssertionError: It still does not hold after `LIMIT` seconds.
-    """
+    """Wait for a condition that no event announces; fail after `LIMIT` seconds with `what`, the condition in words."""
     deadline = time.monotonic() + LIMIT
     while not true():
         if time.monotonic() > deadline:
@@ -114,11 +110,7 @@ class LiveServer:
 
     @spending("server processes")
     def start(self) -> Self:
-        """Start it, and return when it says that it serves.
-
-        Raises:
-            NotReady: It does not.
-        """
+        """Start it, and return when it says that it serves."""
         self._process = subprocess.Popen(
             self._command,
             env=self._environment,
@@ -163,11 +155,7 @@ class LiveServer:
 
     @spending("server processes")
     def wait(self, seconds: float = LIMIT) -> int:
-        """Wait until the server process has ended and its output is complete; return its exit status.
-
-        Raises:
-            subprocess.TimeoutExpired: It has not ended within `seconds`.
-        """
+        """Wait until the server process has ended and its output is complete; return its exit status."""
         status = self.process.wait(seconds)
         for reader in self._readers:
             # Workers have the same output; it ends with the last of them.
@@ -212,15 +200,10 @@ class Answer:
 
 
 class Connection:
-    """A client's connection, kept open from one request to the next; one thread uses it at a time.
-
-    Args:
-        url: The server's address.
-        token: Sent with each request where there is one.
-    """
+    """A client's connection, kept open from one request to the next; one thread uses it at a time."""
 
     def __init__(self, url: str, token: str | None = None) -> None:
-        self.token = token
+        self.token = token  # sent with each request where there is one
         self._http = HTTPConnection(urlsplit(url).netloc, timeout=LIMIT)
 
     def __enter__(self) -> Self:

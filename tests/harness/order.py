@@ -55,10 +55,6 @@ class Plan:
         processes: Number of workers that run at the same time.
         seconds: Known durations by test id: the longest class starts first.
         fixed: Deal the classes to the workers in advance, so that a shuffled run is repeatable.
-
-    Attributes:
-        queues: For each worker its groups; the same queue for all unless the plan is fixed.
-        alone: The group of tests that run after all others, in a worker of their own.
     """
 
     def __init__(
@@ -70,6 +66,7 @@ class Plan:
         for index, test in enumerate(tests):
             (classes.setdefault(type(test), []) if processes > 1 and _shares(test) else alone).append(index)
         groups: list[Group] = list(classes.values())
+        # For each worker its groups; the same queue for all unless the plan is fixed.
         if fixed:
             self.queues = [deque[Group]() for _ in range(processes)]
             for group in groups:
@@ -77,6 +74,7 @@ class Plan:
         else:
             groups.sort(key=lambda group: -sum(seconds.get(tests[index].id(), UNKNOWN) for index in group))
             self.queues = [deque(groups)] * processes
+        # The tests that run after all others, in a worker of their own.
         self.alone = deque[Group]([alone] if alone else [])
 
 

@@ -27,11 +27,9 @@ def rows_put_back() -> Iterator[Callable[[], None]]:
 
 
 class ClonedDatabase:
-    """Stands where a `Sandbox` would: points the service's database object at a fresh clone of the migrated schema.
+    """Stands where a `Sandbox` would: points the project's database object at a fresh clone of the schema.
 
-    Args:
-        database: The service's database object.
-        source: Whose clone to make instead; nobody may be connected to its own.
+    If there is a `source`, the isolation of the class, its clone is cloned; nobody may be connected to that one.
     """
 
     undone = staticmethod(rows_put_back)
@@ -59,9 +57,7 @@ class ClonedDatabase:
 class DeletedRows:
     """Stands where a `Sandbox` would: the test commits, and its rows are deleted.
 
-    Args:
-        database: The project's database object.
-        source: The isolation of the class; its rows are put back.
+    If there is a `source`, the isolation of the class, its rows are put back.
     """
 
     undone = staticmethod(rows_put_back)

@@ -44,24 +44,14 @@ Response = int | str | Callable[[Received], "int | str"]
 
 
 class Receiver(ThreadingHTTPServer):
-    """An HTTP server for the duration of a `with` block.
-
-    Args:
-        usual: See below.
-        tls: Makes it an HTTPS server.
-
-    Attributes:
-        url: Where it listens.
-        usual: The response to requests that no script covers.
-        requests: What has arrived, in order.
-    """
+    """An HTTP or HTTPS server for the duration of a `with` block."""
 
     daemon_threads = False
 
     def __init__(self, usual: Response = 200, tls: ssl.SSLContext | None = None) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
-        self.usual = usual
-        self.requests: list[Received] = []
+        self.usual = usual  # the response to requests that no script covers
+        self.requests: list[Received] = []  # that have arrived, in order
         self.released = threading.Event()
         self._script: deque[Response] = deque()
         if tls is not None:
@@ -89,11 +79,7 @@ class Receiver(ThreadingHTTPServer):
         self.released.set()
 
     def wait_for(self, count: int) -> list[Received]:
-        """Return the requests as soon as `count` have arrived.
-
-        Raises:
-            AssertionError: They do not arrive in time.
-        """
+        """Return the requests as soon as `count` have arrived."""
         until(lambda: len(self.requests) >= count, f"{count} requests have arrived")
         return list(self.requests)
 

@@ -28,17 +28,12 @@ FOLDER = Path("build/report")
 
 
 class Recorder(Result):
-    """A result that shows progress and remembers each test.
-
-    Attributes:
-        tests: By id, in the order in which they began.
-        started: When the run began.
-    """
+    """A result that shows progress and remembers each test."""
 
     def __init__(self, _stream: Any, descriptions: bool, verbosity: int) -> None:
         # The report has what unittest would print, so the terminal is free for the progress.
         super().__init__(unittest.runner._WritelnDecorator(StringIO()), descriptions, verbosity)
-        self.tests: dict[str, unittest.TestCase] = {}
+        self.tests: dict[str, unittest.TestCase] = {}  # by id, in the order in which they began
         self.started = datetime.now(UTC)
         self._progress = _Progress(self.expected)
 

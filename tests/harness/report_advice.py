@@ -40,11 +40,7 @@ class Advice(NamedTuple):
 
 
 def recommendations(facts: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    """Return the recommendations by rank and grouped by action: those to show, and those to fold away.
-
-    Args:
-        facts: As `tests.harness.report_facts.gather` makes them.
-    """
+    """Return the recommendations by rank and grouped by action: those to show, and those to fold away."""
     advice = [*_on_tests(facts)]
     if facts["summary"]["complete"]:
         advice += [each for file in facts["code"]["files"] for each in on_file(file["name"], file["missing"])]
@@ -85,13 +81,7 @@ def _on_tests(facts: Mapping[str, Any]) -> Iterator[Advice]:
 
 
 def on_file(name: str, missing: Sequence[str], root: Path = ROOT) -> Iterator[Advice]:
-    """Advise on what did not run in a file, by function. The gravest gap of a function decides what to do.
-
-    Args:
-        name: The path of the file below `root`.
-        missing: Lines and branches, as in `tests.harness.gates.File`.
-        root: The folder of the project.
-    """
+    """Advise on what did not run in a file, by function. The gravest gap of a function decides what to do."""
     tree = ast.parse((root / name).read_text("utf-8"))
     errors = _error_lines(tree)
     functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]

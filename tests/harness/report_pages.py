@@ -15,11 +15,7 @@ _JUNIT = {"skipped": "skipped", "error": "error", "failed": "failure", "passed u
 
 
 def render(facts: Mapping[str, Any]) -> dict[str, str]:
-    """Return the report in all its forms, by file name.
-
-    Args:
-        facts: As `tests.harness.report_facts.gather` returns them.
-    """
+    """Return the report in all its forms, by file name."""
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=select_autoescape(["html"]),

@@ -82,19 +82,7 @@ class Loader(unittest.TestLoader):
 
 
 class Program(unittest.TestProgram):
-    """unittest's command line with the options of `parse`.
-
-    Args:
-        own: The options of `parse`.
-        arguments: The arguments for unittest.
-        resultclass: Class of the result.
-
-    Attributes:
-        status: The exit status.
-        report: The result of the last run of tests; None if no tests ran for a result (`--bisect`).
-        coverage: The coverage of a run of all tests; None for other runs.
-        shortfalls: What a run of all tests should have shown and has not, in words.
-    """
+    """unittest's command line with the options of `parse`."""
 
     test: unittest.TestSuite
     tb_locals: bool
@@ -102,9 +90,9 @@ class Program(unittest.TestProgram):
     def __init__(self, own: argparse.Namespace, arguments: Sequence[str], resultclass: type[Result] = Result) -> None:
         self.own = own
         self.status = PASSED
-        self.report: Result | None = None
-        self.coverage: gates.CodeCoverage | None = None
-        self.shortfalls: list[str] = []
+        self.report: Result | None = None  # of the last run of tests; `--bisect` has none
+        self.coverage: gates.CodeCoverage | None = None  # of a run of all tests
+        self.shortfalls: list[str] = []  # what a run of all tests should have shown and has not, in words
         self._resultclass = resultclass
         whole = own.all and gates.is_whole(arguments) and not (own.bisect or own.parity)
         self._measurement = gates.Measurement() if whole else None
@@ -157,11 +145,7 @@ class Program(unittest.TestProgram):
         return parity(chosen, {"sandbox": "in the sandbox", self.own.parity: "with real commits"}, run)
 
     def _run(self, tests: Sequence[unittest.TestCase]) -> Result:
-        """Run the tests once.
-
-        Raises:
-            KeyboardInterrupt: Ctrl-C ended the run; the results so far were shown.
-        """
+        """Run the tests once. A KeyboardInterrupt comes after the results so far were shown."""
         suite = self._workers(tests, self.own.parallel or 1)
         self._resultclass.expected = len(tests)
         runner = unittest.TextTestRunner(
@@ -230,11 +214,7 @@ def _whole(least: int) -> Callable[[str], int]:
 
 
 def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    """Return our options, and the arguments for unittest.
-
-    Raises:
-        SystemExit: Our options are wrong; the reason has been printed.
-    """
+    """Return our options, and the arguments for unittest."""
     words, names = list(arguments), []
     if "--" in words:
         words, names = words[: words.index("--")], words[words.index("--") :]
@@ -264,11 +244,7 @@ def cpus() -> int:
 
 
 def run(arguments: Sequence[str], resultclass: type[Result] = Result) -> Program:
-    """Run the tests that `arguments` select and return the program with its result.
-
-    Raises:
-        SystemExit: The arguments are wrong or ask for help, or Ctrl-C came before the first test.
-    """
+    """Run the tests that `arguments` select and return the program with its result."""
     own, rest = parse(arguments)
     order.seed = own.shuffle
     tiers.everything = own.all

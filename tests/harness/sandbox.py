@@ -27,11 +27,8 @@ from tests.harness.gate import Gate
 class Sandbox:
     """The transaction around one test, or around the tests of a class that share their data.
 
-    Args:
-        database: The project's database object, any PostgresqlDatabase on psycopg2. It is not changed: its
-            connections are closed when the sandbox begins and ends. If it is in a sandbox already, this one is a
-            part of that one.
-        _of_class: Unused; other isolations need it.
+    The database object may be any PostgresqlDatabase on psycopg2. It is not changed: its connections are closed when
+    the sandbox begins and ends. If it is in a sandbox already, this one is a part of that one.
     """
 
     # From the outermost to the innermost; and the real connection, which is kept from one to the next.

@@ -41,7 +41,7 @@ def bisect(name: str, tests: Tests, workers: Callable[[Tests], Workers], seed: s
     """Find the tests after which the test `name` fails; print them and return the exit status.
 
     Args:
-        name: The id of one of `tests`.
+        name: The id of one of the tests.
         tests: In the order of the run.
         workers: Makes a suite that runs tests in a fresh process.
         seed: Assignment of the variable that repeats the values of the factories.

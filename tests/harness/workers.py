@@ -31,20 +31,11 @@ _FORK = multiprocessing.get_context("fork")
 
 
 class Workers(unittest.TestSuite):
-    """A suite that runs the tests of a plan in workers.
-
-    Args:
-        plan: Which worker runs which tests.
-        options: See `Job`.
-        limit: See `Job`.
-
-    Attributes:
-        interrupted: Whether Ctrl-C ended the run.
-    """
+    """A suite that runs the tests of a plan in workers; see `Job` for the options and the limit."""
 
     def __init__(self, plan: Plan, options: Mapping[str, Any], limit: float) -> None:
         super().__init__()
-        self.interrupted = False
+        self.interrupted = False  # by Ctrl-C
         self._plan = plan
         self._job = Job(plan.tests, options, limit)
 
@@ -84,18 +75,12 @@ class Workers(unittest.TestSuite):
 
 
 class _Worker:
-    """A worker as the parent sees it.
-
-    Attributes:
-        place: The number of its queue.
-        running: The test that it runs.
-        end: Can be waited for, like `connection`: the process has ended.
-    """
+    """A worker as the parent sees it. `connection` and `end`, the end of its process, can be waited for."""
 
     def __init__(
         self, job: Job, queue: deque[Group], place: int, others: Iterable[Connection], *, several: bool
     ) -> None:
-        self.place = place
+        self.place = place  # the number of its queue
         self.running: unittest.TestCase | None = None
         self._queue = queue
         self._tests = job.tests
@@ -109,15 +94,17 @@ class _Worker:
         self.process = _FORK.Process(target=work, args=arguments)
         self.process.start()
         theirs.close()
-        # The sentinel of multiprocessing is a pipe. A process that a test forks would keep it open.
-        pid = self.process.pid or 0
-        self.end = os.pidfd_open(pid) if hasattr(os, "pidfd_open") else self.process.sentinel
+        try:
+            self.end = os.pidfd_open(self.process.pid or 0)
+        except (AttributeError, OSError):
+            # Not every system has that. A process that a test forks, and that outlives the worker, keeps this one open.
+            self.end = self.process.sentinel
         self._take()
 
     def _take(self) -> None:
         """Hand out the next group, or None if there is no more."""
         self._left = list(self._next()) if self._queue else []
-        with contextlib.suppress(BrokenPipeError):  # It is dead; `attend` will notice.
+        with contextlib.suppress(OSError):  # It is dead; `attend` will notice.
             self.connection.send(tuple(self._left) or None)
 
     def _next(self) -> Group:
@@ -155,8 +142,10 @@ class _Worker:
                 return self.running is None and index in self._left
             case Report("finished", index):
                 return self.running is self._tests[index]
-            case Report("idle" | "done"):
+            case Report("idle"):
                 return self.running is None
+            case Report("done"):
+                return self.running is None and not self._left
         return False
 
     def _take_in(self, report: Report, result: Result) -> None:
@@ -197,9 +186,7 @@ class _Worker:
     def _bury(self, result: Result, fault: str = "") -> bool:
         """Report the end of a worker, unless it was done; the rest of its group goes to another one. Return False.
 
-        Args:
-            result: Gets an error.
-            fault: What the worker did, so that it has to be stopped.
+        A worker with a `fault` is stopped.
         """
         code, stacks = self.close(0.0 if fault else GRACE)
         if self._is_done:

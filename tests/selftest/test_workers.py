@@ -165,6 +165,13 @@ class Verdicts:
             reporter_of(self).report("started")
             time.sleep(60)
 
+    class Stopping(unittest.TestCase):
+        def test_a(self):
+            reporter_of(self).stop()
+
+        def test_b(self):
+            pass
+
     class Garbage(unittest.TestCase):
         def test_it(self):
             reporter_of(self)._connection.send_bytes(b"garbage")
@@ -289,6 +296,13 @@ class DeathTest(unittest.TestCase):
     def test_a_fork_that_leaves_its_fixture_ends_and_reports_nothing(self):
         result = run(suite_of(Verdicts.ForkingFixture, Verdicts.First), 1)
         self.assertEqual((2, {}), (result.testsRun, texts(result)))
+
+    def test_a_worker_that_stops_before_its_last_test_is_an_error_of_the_class(self):
+        result = run(suite_of(Verdicts.Stopping, Verdicts.First))
+        self.assertRegex(
+            texts(result)["Verdicts.Stopping"], r"not expected \('done'\) (.*\n)*Tests without a result: 1"
+        )
+        self.assertEqual(2, result.testsRun)
 
     def test_a_message_that_was_not_expected_is_an_error_of_the_test(self):
         for name, said in {"Twice": r"not expected \('started'\)", "Garbage": "cannot be read"}.items():
