@@ -141,7 +141,7 @@ class _Worker:
             case Report("started", index):
                 return self.running is None and index in self._left
             case Report("finished", index):
-                return self.running is self._tests[index]
+                return index < len(self._tests) and self.running is self._tests[index]
             case Report("idle"):
                 return self.running is None
             case Report("done"):
