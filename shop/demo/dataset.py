@@ -5,10 +5,10 @@ proportions: some products sell more than others, a few users order a lot, and t
 age. Items are encoded once, and rows are made in batches, so the memory does not grow with the data.
 """
 
-import random
+import math
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
-from itertools import accumulate, islice
+from itertools import islice
 from typing import Any, NamedTuple, TypeVar
 
 from shop import exactjson
@@ -33,8 +33,8 @@ STATUS_BY_AGE = (
     (timedelta(days=8), (0, 4, 40, 50, 6)),
     (timedelta.max, (0, 0, 0, 93, 7)),
 )
-# The distribution of orders over users repeats after this many users.
-PATTERN = 100
+# A few users order a lot: the first `part` of the users has `part ** CONCENTRATION` of the orders.
+CONCENTRATION = 0.6
 # Line items that are drawn in advance.
 DRAWN = 20_000
 
@@ -76,18 +76,16 @@ class Dataset:
         until: The end of the year in which everything happened.
         used: The highest number that e-mail addresses of existing users have.
         password_hash: The password hash of all users.
+
+    Attributes:
+        accounts: The first three accounts; complete when the batches that contain them are made.
     """
 
     def __init__(self, *, users: int, orders: int, seed: str, until: datetime, used: int, password_hash: str) -> None:
         self._users, self._orders = users, orders
         self._seed, self._until, self._used = seed, until, used
         self._password_hash = password_hash
-        self._accounts: list[Account] = []
-
-    @property
-    def accounts(self) -> list[Account]:
-        """The first three accounts; complete when the batches that contain them are made."""
-        return self._accounts
+        self.accounts: list[Account] = []
 
     def batches(self) -> Iterator[Batch]:
         """Yield all rows in batches. Nothing else may use the factories' source until the iteration ends."""
@@ -111,13 +109,16 @@ class Dataset:
         products = _Products()
         # A seed of its own for each run, so that ids do not repeat those of existing rows.
         source.reseed(f"{self._seed} {self._used}", latest=self._until, used=self._used)
-        shares = _Shares(self._users, self._orders)
         for index in range(self._users):
             user = UserFactory.build(*(["staff"] if index == 1 else []), password_hash=self._password_hash)
-            count = shares.of(index)
+            count = self._orders_before(index + 1) - self._orders_before(index)
             if index < 3:
-                self._accounts.append(Account(user.email, user.role, count))
+                self.accounts.append(Account(user.email, user.role, count))
             yield _row(*(getattr(user, column) for column in USER_COLUMNS)), self._orders_of(user, count, products)
+
+    def _orders_before(self, index: int) -> int:
+        """Return how many orders the users before this one have."""
+        return round(self._orders * math.pow(index / self._users, CONCENTRATION))
 
     def _orders_of(self, user: User, count: int, products: "_Products") -> Iterator[str]:
         if not count:
@@ -159,28 +160,6 @@ class _Products:
         count = _COUNTS[int(chance() * 100)]
         chosen = [positions[int(chance() * DRAWN)] for _ in range(count)]
         return f"[{','.join([text for text, _ in chosen])}]", sum([cents for _, cents in chosen])
-
-
-class _Shares:
-    """Distributes the orders over the users: a few have many, most have a few."""
-
-    def __init__(self, users: int, orders: int) -> None:
-        # Integers, so that the shares add up exactly. The fixed seed always gives the same weights.
-        drawn = random.Random(PATTERN)  # noqa: S311 - not for secrets
-        weights = [int(1000 * drawn.paretovariate(1.5)) for _ in range(PATTERN)]
-        most = weights.index(max(weights))
-        weights[0], weights[most] = weights[most], weights[0]
-        self._before = [0, *accumulate(weights)]
-        self._orders, self._whole = orders, self._weight_before(users)
-
-    def of(self, index: int) -> int:
-        """Return the number of orders of a user, whose index starts at 0."""
-        first, after_last = (self._weight_before(number) * self._orders // self._whole for number in (index, index + 1))
-        return after_last - first
-
-    def _weight_before(self, index: int) -> int:
-        patterns, rest = divmod(index, PATTERN)
-        return patterns * self._before[-1] + self._before[rest]
 
 
 def _batch(users: list[str], orders: list[str]) -> Batch:

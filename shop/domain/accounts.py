@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import NamedTuple
 
-from shop.domain.models import User
+from shop.domain.models import User, slots
 from shop.domain.rate_limit import LoginRateLimit
 from shop.errors import EmailExists, InvalidCredentials, UserNotFound
 from shop.ids import email_key, new_id, parse_id
@@ -26,15 +26,7 @@ _ACCOUNT = (User.id, User.name, User.email, User.created_at)
 
 _INSERT = Statement(
     User.insert(
-        {
-            User.id: Slot("id"),
-            User.name: Slot("name"),
-            User.email: Slot("email"),
-            User.email_key: Slot("email_key"),
-            User.password_hash: Slot("password_hash"),
-            User.role: "customer",
-            User.created_at: Slot("created_at"),
-        }
+        slots(User, "id", "name", "email", "email_key", "password_hash", "created_at") | {User.role: "customer"}
     )
     .on_conflict_ignore()
     .returning(*_ACCOUNT)

@@ -20,7 +20,7 @@ from peewee import SQL, Expression, fn
 from shop import exactjson
 from shop.domain import events
 from shop.domain.events import Event
-from shop.domain.models import Order, WebhookDelivery
+from shop.domain.models import Order, WebhookDelivery, slots
 from shop.domain.webhooks import Endpoint
 from shop.storage.database import database
 from shop.storage.statements import Slot, Statement
@@ -35,22 +35,12 @@ class Due(NamedTuple):
     position: int
     due_at: datetime
 
-    @property
-    def key(self) -> dict[str, object]:
-        """The values of the slots that name its row."""
-        return {
-            "user_id": self.user_id,
-            "order_id": self.order_id,
-            "endpoint_id": self.endpoint_id,
-            "position": self.position,
-        }
-
 
 class Claim(NamedTuple):
     """A delivery that is reserved for one deliverer.
 
     Attributes:
-        due: Its key.
+        due: What was claimed.
         until: When others may send it too.
         attempts: How often it was claimed, this time included.
         event: What is sent.
@@ -70,7 +60,7 @@ _KEY = (*_ORDER_OF, _D.position == Slot("position"))
 _CLAIMED = (*_KEY, _PENDING, _D.due_at == Slot("until"))
 
 _TO_TAKE = Statement(
-    Order.select(Order.user, Order.id)
+    Order.select(Order.user, Order.id, Order.untaken_since)
     .where(Order.untaken_since.is_null(False))
     .order_by(Order.untaken_since)
     .limit(Slot("limit"))
@@ -84,18 +74,8 @@ _LOCK = Statement(
 )
 _ADD = Statement(
     _D.insert(
-        {
-            _D.user_id: Slot("user_id"),
-            _D.order_id: Slot("order_id"),
-            _D.endpoint: Slot("endpoint_id"),
-            _D.position: Slot("position"),
-            _D.event_id: Slot("event_id"),
-            _D.event: Slot("event"),
-            _D.occurred_at: Slot("occurred_at"),
-            _D.status: SQL("'pending'"),
-            _D.attempts: SQL("0"),
-            _D.due_at: Slot("now"),
-        }
+        slots(_D, "user_id", "order_id", "endpoint_id", "position", "event_id", "event", "occurred_at", "due_at")
+        | {_D.status: SQL("'pending'"), _D.attempts: SQL("0")}
     )
 )
 _TAKEN = Statement(Order.update({Order.events_taken: Slot("taken"), Order.untaken_since: SQL("NULL")}).where(*_OWN))
@@ -127,25 +107,19 @@ _CLAIM = Statement(
     .returning(_D.attempts, _D.event.cast("text"))
 )
 _DELETE = Statement(_D.delete().where(*_KEY))
-_RETRY = Statement(_D.update({_D.due_at: Slot("due_at")}).where(*_CLAIMED).returning(_D.position))
+_RETRY = Statement(_D.update({_D.due_at: Slot("next_at")}).where(*_CLAIMED).returning(_D.position))
 _GIVE_UP = Statement(_D.update({_D.status: SQL("'failed'")}).where(*_CLAIMED))
 # Later events of the order wait as well. Otherwise each look at what is due would pass over them again.
 _POSTPONE = Statement(
-    _D.update({_D.due_at: fn.GREATEST(_D.due_at, Slot("due_at", "timestamptz"))}).where(*_ORDER_OF, _PENDING)
+    _D.update({_D.due_at: fn.GREATEST(_D.due_at, Slot("next_at", "timestamptz"))}).where(*_ORDER_OF, _PENDING)
 )
 _WAKE = Statement(_D.update({_D.due_at: Slot("now")}).where(*_ORDER_OF, _PENDING))
 _OLDEST_PENDING = Statement(_D.select(_D.occurred_at).where(_PENDING).order_by(_D.occurred_at).limit(SQL("1")))
-_OLDEST_UNTAKEN = Statement(
-    Order.select(Order.untaken_since)
-    .where(Order.untaken_since.is_null(False))
-    .order_by(Order.untaken_since)
-    .limit(SQL("1"))
-)
 
 
 def orders_to_take(limit: int) -> list[tuple[str, str]]:
     """Return owner and id of orders with events to take, those that wait longest first."""
-    return [(user_id, order_id) for user_id, order_id in database.rows(_TO_TAKE, limit=limit)]
+    return [(user_id, order_id) for user_id, order_id, _ in database.rows(_TO_TAKE, limit=limit)]
 
 
 def take(user_id: str, order_id: str, endpoints: Sequence[Endpoint], *, now: datetime) -> None:
@@ -169,7 +143,7 @@ def take(user_id: str, order_id: str, endpoints: Sequence[Endpoint], *, now: dat
                         event_id=event.id,
                         event=_event_json(event),
                         occurred_at=occurred_at,
-                        now=now,
+                        due_at=now,
                     )
         database.rows(_TAKEN, user_id=user_id, id=order_id, taken=len(recorded))
 
@@ -181,7 +155,7 @@ def due(endpoint_id: str, *, now: datetime, limit: int) -> list[Due]:
 
 def claim(found: Due, *, until: datetime) -> Claim | None:
     """Reserve a delivery until a moment; None if another deliverer was faster."""
-    row = database.row(_CLAIM, **found.key, due_at=found.due_at, until=until)
+    row = database.row(_CLAIM, **found._asdict(), until=until)
     if row is None:
         return None
     attempts, text = row
@@ -190,7 +164,7 @@ def claim(found: Due, *, until: datetime) -> Claim | None:
 
 def delivered(claimed: Claim, *, now: datetime) -> None:
     """Record that the endpoint has accepted the event."""
-    key = claimed.due.key
+    key = claimed.due._asdict()
     if claimed.attempts == 1:
         # No attempt has failed, so the order's later events were not postponed.
         database.rows(_DELETE, **key)
@@ -202,15 +176,15 @@ def delivered(claimed: Claim, *, now: datetime) -> None:
 
 def retry(claimed: Claim, *, at: datetime) -> None:
     """Record that an attempt has failed, and when the next one is due."""
-    key = claimed.due.key
+    key = claimed.due._asdict()
     with database.atomic():
-        if database.row(_RETRY, **key, until=claimed.until, due_at=at) is not None:
-            database.rows(_POSTPONE, **key, due_at=at)
+        if database.row(_RETRY, **key, until=claimed.until, next_at=at) is not None:
+            database.rows(_POSTPONE, **key, next_at=at)
 
 
 def give_up(claimed: Claim, *, now: datetime) -> None:
     """Record that the event is not sent any more; the row is kept, and later events of the order are sent."""
-    key = claimed.due.key
+    key = claimed.due._asdict()
     with database.atomic():
         database.rows(_GIVE_UP, **key, until=claimed.until)
         database.rows(_WAKE, **key, now=now)
@@ -218,8 +192,8 @@ def give_up(claimed: Claim, *, now: datetime) -> None:
 
 def oldest_undelivered() -> datetime | None:
     """Return when the oldest event happened that is not yet delivered and has not failed; None without one."""
-    found = [row[0] for row in (database.row(_OLDEST_UNTAKEN), database.row(_OLDEST_PENDING)) if row]
-    return min(found, default=None)
+    untaken, pending = database.row(_TO_TAKE, limit=1), database.row(_OLDEST_PENDING)
+    return min((row[-1] for row in (untaken, pending) if row), default=None)
 
 
 def _event_json(event: Event) -> str:

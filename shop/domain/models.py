@@ -7,6 +7,7 @@ from peewee import (
     BlobField,
     CompositeKey,
     DecimalField,
+    Field,
     ForeignKeyField,
     IntegerField,
     JSONField,
@@ -19,10 +20,16 @@ from playhouse.postgres_ext import DateTimeTZField
 
 from shop import exactjson
 from shop.storage.database import database
+from shop.storage.statements import Slot
 
 
 def _json_text(value: object) -> str:
     return exactjson.dumps(value).decode()
+
+
+def slots(model: type[Model], *columns: str) -> dict[Field, Slot]:
+    """Return a slot for each of the columns, with the column's name, for `Model.insert`."""
+    return {getattr(model, column): Slot(column) for column in columns}
 
 
 class User(Model):

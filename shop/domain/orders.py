@@ -10,7 +10,7 @@ from peewee import JOIN, SQL, Expression, IntegrityError, Tuple, fn
 
 from shop import exactjson
 from shop.domain import events
-from shop.domain.models import Order, User
+from shop.domain.models import Order, User, slots
 from shop.errors import (
     FieldError,
     Forbidden,
@@ -70,34 +70,23 @@ class OwnedOrder(NamedTuple):
     owner_email: str
 
 
-# The JSON columns are read as text, with exact prices.
+# The columns of a `PlacedOrder`. JSON is read as text, with exact prices.
 COLUMNS = (
     Order.id,
     Order.user,
-    Order.items.cast("text"),
+    Order.items.cast("text").alias("items"),
     Order.total,
     Order.status,
-    Order.shipping_address.cast("text"),
+    Order.shipping_address.cast("text").alias("shipping_address"),
     Order.created_at,
 )
 
 # One round trip, and on Citus a single node. The foreign key checks that the user exists.
 _INSERT = Statement(
     Order.insert(
-        {
-            Order.user: Slot("user_id"),
-            Order.id: Slot("id"),
-            Order.items: Slot("items"),
-            Order.total: Slot("total"),
-            Order.status: Slot("status"),
-            Order.shipping_address: Slot("shipping_address"),
-            Order.idempotency_key: Slot("idempotency_key"),
-            Order.request_digest: Slot("request_digest"),
-            Order.created_at: Slot("created_at"),
-            Order.events: Slot("events"),
-            Order.events_taken: SQL("0"),
-            Order.untaken_since: Slot("created_at"),
-        }
+        slots(Order, "user_id", "id", "items", "total", "status", "shipping_address", "created_at", "events")
+        | slots(Order, "idempotency_key", "request_digest")
+        | {Order.events_taken: SQL("0"), Order.untaken_since: Slot("created_at")}
     )
     # If requests with one key race, one inserts; the others wait for it here and then find its order.
     .on_conflict(action="IGNORE", conflict_target=[Order.user, Order.idempotency_key])
@@ -120,26 +109,17 @@ def _list_statement(*filters: Expression) -> Statement:
     """Return the query for a page. Without such a user it has no row; without such orders, one row of NULLs."""
     follows = Tuple(Order.created_at, Order.id) < Tuple(Slot("created_at", "timestamptz"), Slot("id", "uuid"))
     page = (
-        Order.select(
-            Order.id,
-            Order.user,
-            Order.items.cast("text").alias("items"),
-            Order.total,
-            Order.status,
-            Order.shipping_address.cast("text").alias("shipping_address"),
-            Order.created_at,
-        )
+        Order.select(*COLUMNS)
         .where(Order.user == Slot("user_id"), follows, *filters)
         .order_by(Order.created_at.desc(), Order.id.desc())
         .limit(Slot("limit"))
         .alias("page")
     )
-    c = page.c
     return Statement(
-        User.select(c.id, c.user_id, c.items, c.total, c.status, c.shipping_address, c.created_at)
-        .join(page, JOIN.LEFT_OUTER, on=(c.user_id == User.id))
+        User.select(*(getattr(page.c, column) for column in PlacedOrder._fields))
+        .join(page, JOIN.LEFT_OUTER, on=(page.c.user_id == User.id))
         .where(User.id == Slot("user_id"))
-        .order_by(c.created_at.desc(), c.id.desc())
+        .order_by(page.c.created_at.desc(), page.c.id.desc())
     )
 
 

@@ -12,7 +12,7 @@ from peewee import SQL
 
 from shop import exactjson
 from shop.domain.events import TYPES
-from shop.domain.models import WebhookDelivery, WebhookEndpoint
+from shop.domain.models import WebhookDelivery, WebhookEndpoint, slots
 from shop.ids import new_id, parse_id
 from shop.storage.database import database
 from shop.storage.statements import Slot, Statement
@@ -57,71 +57,36 @@ class FailedDelivery(NamedTuple):
     occurred_at: datetime
 
 
-_ENDPOINT = (
-    WebhookEndpoint.id,
-    WebhookEndpoint.url,
-    WebhookEndpoint.types,
-    WebhookEndpoint.created_at,
-    WebhookEndpoint.disabled_at,
-)
+_E, _D = WebhookEndpoint, WebhookDelivery
+_ENDPOINT = (_E.id, _E.url, _E.types, _E.created_at, _E.disabled_at)
 _ADD = Statement(
-    WebhookEndpoint.insert(
-        {
-            WebhookEndpoint.id: Slot("endpoint_id"),
-            WebhookEndpoint.url: Slot("url"),
-            WebhookEndpoint.types: Slot("types"),
-            WebhookEndpoint.secret: Slot("secret"),
-            WebhookEndpoint.created_at: Slot("now"),
-        }
-    )
-    .on_conflict_ignore()
-    .returning(*_ENDPOINT)
+    _E.insert(slots(_E, "id", "url", "types", "secret", "created_at")).on_conflict_ignore().returning(*_ENDPOINT)
 )
-_LIST = Statement(WebhookEndpoint.select(*_ENDPOINT).order_by(WebhookEndpoint.id))
-_REMOVE = Statement(
-    WebhookEndpoint.delete().where(WebhookEndpoint.id == Slot("endpoint_id")).returning(WebhookEndpoint.url)
-)
+_LIST = Statement(_E.select(*_ENDPOINT).order_by(_E.id))
+_REMOVE = Statement(_E.delete().where(_E.id == Slot("endpoint_id")).returning(_E.url))
 _ROTATE = Statement(
-    WebhookEndpoint.update(
+    _E.update(
         {
-            WebhookEndpoint.secret: Slot("secret"),
-            WebhookEndpoint.previous_secret: WebhookEndpoint.secret,
-            WebhookEndpoint.rotated_at: Slot("now"),
-            WebhookEndpoint.disabled_at: SQL("NULL"),
+            _E.secret: Slot("secret"),
+            _E.previous_secret: _E.secret,
+            _E.rotated_at: Slot("now"),
+            _E.disabled_at: SQL("NULL"),
         }
     )
-    .where(WebhookEndpoint.id == Slot("endpoint_id"))
+    .where(_E.id == Slot("endpoint_id"))
     .returning(*_ENDPOINT)
 )
-_DISABLE = Statement(
-    WebhookEndpoint.update({WebhookEndpoint.disabled_at: Slot("now")}).where(WebhookEndpoint.id == Slot("endpoint_id"))
-)
-_SECRETS = Statement(
-    WebhookEndpoint.select(WebhookEndpoint.secret, WebhookEndpoint.previous_secret, WebhookEndpoint.rotated_at).where(
-        WebhookEndpoint.id == Slot("endpoint_id")
-    )
-)
+_DISABLE = Statement(_E.update({_E.disabled_at: Slot("now")}).where(_E.id == Slot("endpoint_id")))
+_SECRETS = Statement(_E.select(_E.secret, _E.previous_secret, _E.rotated_at).where(_E.id == Slot("endpoint_id")))
 _FAILED = Statement(
-    WebhookDelivery.select(
-        WebhookDelivery.event_id,
-        WebhookDelivery.endpoint,
-        WebhookDelivery.order_id,
-        WebhookDelivery.attempts,
-        WebhookDelivery.occurred_at,
-    )
-    .where(WebhookDelivery.status == SQL("'failed'"))
-    .order_by(WebhookDelivery.occurred_at)
+    _D.select(_D.event_id, _D.endpoint, _D.order_id, _D.attempts, _D.occurred_at)
+    .where(_D.status == SQL("'failed'"))
+    .order_by(_D.occurred_at)
 )
 _REPLAY = Statement(
-    WebhookDelivery.update(
-        {
-            WebhookDelivery.status: SQL("'pending'"),
-            WebhookDelivery.attempts: SQL("0"),
-            WebhookDelivery.due_at: Slot("now"),
-        }
-    )
-    .where(WebhookDelivery.event_id == Slot("event_id"), WebhookDelivery.status == SQL("'failed'"))
-    .returning(WebhookDelivery.endpoint)
+    _D.update({_D.status: SQL("'pending'"), _D.attempts: SQL("0"), _D.due_at: Slot("now")})
+    .where(_D.event_id == Slot("event_id"), _D.status == SQL("'failed'"))
+    .returning(_D.endpoint)
 )
 
 
@@ -140,11 +105,11 @@ def add(url: str, types: Sequence[str], *, allow_http: bool, now: datetime) -> t
     secret = new_secret()
     row = database.row(
         _ADD,
-        endpoint_id=new_id(),
+        id=new_id(),
         url=url,
         types=exactjson.dumps(sorted(set(types))).decode(),
         secret=secret,
-        now=now,
+        created_at=now,
     )
     if row is None:
         raise WebhookRefused("this URL is registered already")

@@ -7,7 +7,6 @@ postgres.log  the server's log since its last start, and postgres.log.1 the one 
 programs-*/   a copy of the programs, if the server's account cannot run the installed ones
 """
 
-import errno
 import hashlib
 import os
 import re
@@ -49,21 +48,14 @@ def default_home() -> Path:
     return Path(given if os.path.isabs(given) else os.path.expanduser(usual)) / "shop"
 
 
-def check_home(home: Path, account: Account | None) -> None:
-    """Refuse a data home that cannot be one, before anything is made.
+def make_home(home: Path, account: Account | None) -> None:
+    """Make the data home and its missing parents; folders that exist keep their modes.
 
     Raises:
-        EmbeddedError: The account that runs root's server cannot reach it.
+        EmbeddedError: The account that runs root's server cannot reach it. Nothing was made.
         OSError: Something on the way is not a directory.
     """
-    for path in (*reversed(home.parents), home, home / "data"):
-        if not path.exists():
-            if path.is_symlink():
-                raise OSError(errno.ENOENT, f"it is a link to {path.readlink()}, which does not exist", str(path))
-            break
-        if not path.is_dir():
-            raise OSError(errno.ENOTDIR, "it is a file, not a directory", str(path))
-    nearest = next(path for path in (home, *home.parents) if path.exists())
+    nearest = next(path for path in (home, *home.parents) if path.is_dir())
     command = ["/bin/sh", "-c", 'cd "$1"', "sh", os.fspath(nearest)]
     if account and subprocess.run([*account.words, *command], cwd="/", stderr=subprocess.DEVNULL).returncode:
         raise EmbeddedError(
@@ -71,14 +63,11 @@ def check_home(home: Path, account: Account | None) -> None:
             f" {nearest}. Set SHOP_DATA_DIR (for tests: TMPDIR) to a directory that it can reach, such as one below"
             " /var/lib."
         )
-
-
-def make_folders(folder: Path, account: Account | None) -> None:
-    """Make a folder and its missing parents; those that exist keep their modes."""
-    for path in reversed([path for path in (folder, *folder.parents) if not path.exists()]):
-        path.mkdir(exist_ok=True)
-        # The account of root's server passes through, and needs to see nothing.
-        path.chmod(0o711 if account else 0o700)
+    for path in (*reversed(home.parents), home):
+        if not path.is_dir():
+            path.mkdir(exist_ok=True)
+            # The account of root's server passes through, and needs to see nothing.
+            path.chmod(0o711 if account else 0o700)
 
 
 def give_to(account: Account | None, path: Path, mode: int) -> None:

@@ -113,8 +113,8 @@ def _copy_programs(copy: Path, installed: Path) -> Path:
 def _check_version(data: Path, programs: Path, major: str) -> None:
     try:
         found = (data / "PG_VERSION").read_text().strip()
-    except FileNotFoundError:
-        if data.exists():
+    except (FileNotFoundError, NotADirectoryError):
+        if os.path.lexists(data):
             raise EmbeddedError(f"{data} is not a data directory of PostgreSQL. Move it away.") from None
         return
     if found != major:

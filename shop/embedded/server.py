@@ -47,6 +47,9 @@ class EmbeddedPostgres(AbstractContextManager["EmbeddedPostgres"]):
         durable: False for tests: nothing is synced to disk, and a crash of the machine may lose the data.
         options: Server settings (names and values of `postgresql.conf`) that replace the defaults.
         stderr: Descriptor to which an unexpected end of the server is reported; this process's stderr if left out.
+
+    Attributes:
+        joined: Whether the server belongs to another process, so that `stop` does not stop it.
     """
 
     def __init__(
@@ -57,7 +60,7 @@ class EmbeddedPostgres(AbstractContextManager["EmbeddedPostgres"]):
         self._options = dict(options or {})
         self._stderr = stderr
         self._throwaway = False
-        self._joined = False
+        self.joined = False
         self._sockets: Path | None = None
         self._lifeline: socket.socket | None = None  # the watcher stops the server when this is closed
         self._watcher: subprocess.Popen[bytes] | None = None
@@ -76,11 +79,6 @@ class EmbeddedPostgres(AbstractContextManager["EmbeddedPostgres"]):
     def __enter__(self) -> "EmbeddedPostgres":
         self.start()
         return self
-
-    @property
-    def joined(self) -> bool:
-        """Whether the server belongs to another process, so that `stop` does not stop it."""
-        return self._joined
 
     @property
     def url(self) -> str:
@@ -104,7 +102,7 @@ class EmbeddedPostgres(AbstractContextManager["EmbeddedPostgres"]):
             raise EmbeddedError(
                 "The embedded PostgreSQL needs Linux or macOS. Here, set SHOP_DATABASE_URL to a PostgreSQL of your own."
             )
-        if self._joined or (self._watcher is not None and self._watcher.poll() is None):
+        if self.joined or (self._watcher is not None and self._watcher.poll() is None):
             return
         self.stop()
         self._pid = os.getpid()
@@ -132,14 +130,13 @@ class EmbeddedPostgres(AbstractContextManager["EmbeddedPostgres"]):
             # The watcher has removed it, if there was one.
             shutil.rmtree(self.home, ignore_errors=True)
         self._lifeline = self._watcher = self._sockets = None
-        self._joined = False
+        self.joined = False
 
     def _start(self, join: bool) -> None:
         if "\n" in str(self.home):
             raise EmbeddedError(f"The data directory {str(self.home)!r} has a line break in its name.")
         account = account_for(self.home / "data")
-        homes.check_home(self.home, account)
-        homes.make_folders(self.home, account)
+        homes.make_home(self.home, account)
         lock = os.open(self.home / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
         try:
             if self._take_lock(lock, join):
@@ -164,7 +161,7 @@ class EmbeddedPostgres(AbstractContextManager["EmbeddedPostgres"]):
                 if not join:
                     raise AlreadyRunning(f"The data directory {self.home} is in use by process {holder}.")
                 if sockets:
-                    self._sockets, self._joined = Path(sockets[0]), True
+                    self._sockets, self.joined = Path(sockets[0]), True
                     return False
             time.sleep(homes.POLL)
 

@@ -50,6 +50,7 @@ SAMPLES: dict[str, object] = {
     "position": 0,
     "occurred_at": _NOW,
     "due_at": _NOW,
+    "next_at": _NOW,
     "until": _NOW,
     "taken": 1,
     "url": "https://example.com/7",
