@@ -8,15 +8,13 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 from pydantic.alias_generators import to_camel
 
-from shop.api.schemas import LineItem
-from shop.domain.orders import STATUSES
+from shop.api.schemas import LineItem, Status
 
 Id = Annotated[str, Field(json_schema_extra={"format": "uuid"}, examples=["01994f8e-54a2-7b30-a4c8-4c6b1d0e7f21"])]
 Time = Annotated[
     str, Field(json_schema_extra={"format": "date-time"}, examples=["2026-01-02T03:04:05.678901Z"], pattern=r"Z$")
 ]
 Money = Annotated[float, WithJsonSchema({"type": "number", "minimum": 0, "description": "exact to the cent"})]
-Status = Annotated[str, WithJsonSchema({"type": "string", "enum": list(STATUSES)})]
 
 
 class ResponseModel(BaseModel):

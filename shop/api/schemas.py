@@ -7,14 +7,12 @@ form C; passwords are not changed. The maximum length is checked before trimming
 
 import re
 import unicodedata
-from dataclasses import dataclass
 from decimal import Decimal
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, WithJsonSchema
 from pydantic.alias_generators import to_camel
-from pydantic.annotated_handlers import GetJsonSchemaHandler
-from pydantic_core import CoreSchema, PydanticCustomError, PydanticKnownError
+from pydantic_core import PydanticCustomError, PydanticKnownError
 
 from shop.domain.orders import CENT, STATUSES, Item
 from shop.security import passwords
@@ -121,15 +119,9 @@ def _exact_to_the_cent(amount: Decimal) -> Decimal:
     return abs(amount)
 
 
-@dataclass(frozen=True)
-class _Documented:
-    """Adds to the JSON Schema of a type what its validators require."""
-
-    pattern: str
-    format: str | None = None
-
-    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        return handler(schema) | {"pattern": self.pattern} | ({"format": self.format} if self.format else {})
+def _documented(**keywords: str) -> Any:
+    """Add to the JSON Schema of a type what its validators require."""
+    return Field(json_schema_extra=dict(keywords))
 
 
 def _max_length(high: int) -> BeforeValidator:
@@ -151,9 +143,14 @@ def _text(low: int, high: int | None, *, strip: bool = False) -> StringConstrain
 
 
 # `_text` comes right after its type: after a validator, pydantic would apply the limits to anything with a length.
-Name = Annotated[str, _text(2, 100, strip=True), _NFC, _max_length(100), _Documented(TWO_NOT_BLANK)]
+Name = Annotated[str, _text(2, 100, strip=True), _NFC, _max_length(100), _documented(pattern=TWO_NOT_BLANK)]
 Email = Annotated[
-    str, _text(1, 254, strip=True), _NFC, _max_length(254), AfterValidator(_address), _Documented(NOT_BLANK, "email")
+    str,
+    _text(1, 254, strip=True),
+    _NFC,
+    _max_length(254),
+    AfterValidator(_address),
+    _documented(pattern=NOT_BLANK, format="email"),
 ]
 LoginEmail = Annotated[
     str,
@@ -161,13 +158,13 @@ LoginEmail = Annotated[
     _NFC,
     AfterValidator(_address_if_valid),
     BeforeValidator(_replaced_if_too_long),
-    _Documented(NOT_BLANK),
+    _documented(pattern=NOT_BLANK),
 ]
-Password = Annotated[str, _text(6, passwords.MAX_LENGTH), _Documented(NO_NUL)]
-LoginPassword = Annotated[str, _text(1, None), _Documented(NO_NUL)]
-UserId = Annotated[str, _text(1, None), _Documented(NO_NUL, "uuid")]
-ProductId = Annotated[str, _text(1, 100), _Documented(NO_NUL)]
-ProductName = Annotated[str, _text(1, 200, strip=True), _max_length(200), _Documented(NOT_BLANK)]
+Password = Annotated[str, _text(6, passwords.MAX_LENGTH)]
+LoginPassword = Annotated[str, _text(1, None)]
+UserId = Annotated[str, _text(1, None), _documented(format="uuid")]
+ProductId = Annotated[str, _text(1, 100)]
+ProductName = Annotated[str, _text(1, 200, strip=True), _max_length(200), _documented(pattern=NOT_BLANK)]
 Quantity = Annotated[int, Field(ge=1, le=10_000), BeforeValidator(_whole)]
 Price = Annotated[
     Decimal,
@@ -177,8 +174,8 @@ Price = Annotated[
     # Most JSON Schema validators compute multipleOf with floats, so it cannot express two decimals.
     WithJsonSchema({"type": "number", "minimum": 0, "maximum": 99999.99, "description": "at most two decimals"}),
 ]
-Street = Annotated[str, _text(1, 200, strip=True), _max_length(200), _Documented(NOT_BLANK)]
-AddressPart = Annotated[str, _text(0, 200), _Documented(NO_NUL)]
+Street = Annotated[str, _text(1, 200, strip=True), _max_length(200), _documented(pattern=NOT_BLANK)]
+AddressPart = Annotated[str, _text(0, 200)]
 Status = Annotated[str, AfterValidator(_status), WithJsonSchema({"type": "string", "enum": list(STATUSES)})]
 IdempotencyKey = Annotated[str, AfterValidator(_key), WithJsonSchema({"type": "string", "pattern": f"^{KEY}$"})]
 _ONCE = BeforeValidator(_once)

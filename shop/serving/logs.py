@@ -23,7 +23,6 @@ LONGEST_TEXT = 1000
 CUT = " … "
 # A class of SQLSTATE (PostgreSQL, appendix A). The message of a data exception contains the value.
 DATA_EXCEPTION = "22"
-_LEVELS = {name: getattr(logging, name.upper()) for name in ("debug", "info", "warning", "error")}
 # Control characters, which could forge log lines or control a terminal.
 _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if code != ord("\n")}
 
@@ -45,8 +44,8 @@ class _CurrentRequest(threading.local):
 current_request = _CurrentRequest()
 
 
-class LogWriter:
-    """Writes log lines.
+class LogWriter(logging.Handler):
+    """Writes log lines; as a handler it also writes the records of the module `logging`.
 
     Args:
         as_text: Whether to write text for people instead of JSON.
@@ -55,9 +54,21 @@ class LogWriter:
     """
 
     def __init__(self, *, as_text: bool, level: int, descriptor: int = STDERR) -> None:
-        self.level = level
+        super().__init__(level)
         self._as_text = as_text
         self._descriptor = descriptor
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a record, with the id of the request that this thread serves."""
+        fields: dict[str, object] = {"logger": record.name}
+        if current_request.request_id is not None:
+            fields["request_id"] = current_request.request_id
+        fields |= record.__dict__.get("fields", {})
+        if record.exc_info and (error := record.exc_info[1]):
+            # A warning has a known cause, so its traceback says nothing new.
+            lines = _traceback(error) if record.levelno >= logging.ERROR else [_summary(error)]
+            fields["exception"] = "\n".join(lines)
+        self.write(record.levelname.lower(), record.getMessage(), fields)
 
     def write(self, level: str, message: str, fields: Mapping[str, object]) -> None:
         """Write a line.
@@ -81,9 +92,9 @@ def configure(settings: Settings) -> LogWriter:
     Records of other packages below warnings are dropped at every level: Peewee's debug records contain values.
     """
     as_text = settings.log_format == "text" or (settings.log_format is None and os.isatty(STDERR))
-    writer = LogWriter(as_text=as_text, level=_LEVELS[settings.log_level])
+    writer = LogWriter(as_text=as_text, level=logging.getLevelNamesMapping()[settings.log_level.upper()])
     root = logging.getLogger()
-    root.handlers[:] = [_Handler(writer)]
+    root.handlers[:] = [writer]
     root.setLevel(max(writer.level, logging.WARNING))
     for name in ("shop", "_granian"):
         logging.getLogger(name).setLevel(writer.level)
@@ -106,25 +117,6 @@ def _redacted(error: BaseException) -> str:
     else:
         words = str(error)
     return _shortened(" ".join(words.split()), LONGEST_TEXT)
-
-
-class _Handler(logging.Handler):
-    """Passes the records of the module `logging` to a writer."""
-
-    def __init__(self, writer: LogWriter) -> None:
-        super().__init__()
-        self._writer = writer
-
-    def emit(self, record: logging.LogRecord) -> None:
-        fields: dict[str, object] = {"logger": record.name}
-        if current_request.request_id is not None:
-            fields["request_id"] = current_request.request_id
-        fields |= record.__dict__.get("fields", {})
-        if record.exc_info and (error := record.exc_info[1]):
-            # A warning has a known cause, so its traceback says nothing new.
-            lines = _traceback(error) if record.levelno >= logging.ERROR else [_summary(error)]
-            fields["exception"] = "\n".join(lines)
-        self._writer.write(record.levelname.lower(), record.getMessage(), fields)
 
 
 def _traceback(error: BaseException) -> Iterator[str]:

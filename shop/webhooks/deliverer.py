@@ -18,17 +18,10 @@ from shop.domain.deliveries import Claim
 from shop.domain.webhooks import Endpoint
 from shop.storage import database
 from shop.webhooks.metrics import DeliveryMetrics
-from shop.webhooks.sender import Outcome, Sender
+from shop.webhooks.sender import GONE, Outcome, Sender
 
-# How long after each failed attempt the next one follows.
-RETRIES = (
-    timedelta(seconds=5),
-    timedelta(seconds=30),
-    timedelta(minutes=5),
-    timedelta(hours=1),
-    timedelta(hours=6),
-    timedelta(hours=24),
-)
+# How long after each failed attempt the next one follows: 5 s, 30 s, 5 min, 1 h, 6 h and 24 h.
+RETRIES = [timedelta(seconds=seconds) for seconds in (5, 30, 300, 3600, 21_600, 86_400)]
 # Each wait is longer by a random part of itself, up to this one, so that a receiver that returns is not flooded.
 JITTER = 0.1
 # How long a claim lasts. A request takes 10 seconds at most, and a slow look-up of its name some 30 more.
@@ -52,7 +45,7 @@ class Deliverer:
     Args:
         sender: Sends the requests.
         clock: Returns the current time, aware.
-        meter: Counts; None for nobody.
+        metrics: Counts; None if the metrics are not served.
         chance: Returns a number from 0 to 1 for the jitter.
     """
 
@@ -61,12 +54,12 @@ class Deliverer:
         sender: Sender,
         *,
         clock: Callable[[], datetime],
-        meter: DeliveryMetrics | None = None,
+        metrics: DeliveryMetrics | None = None,
         chance: Callable[[], float] = random.random,
     ) -> None:
         self._sender = sender
         self._clock = clock
-        self._meter = meter
+        self._metrics = metrics
         self._chance = chance
         self._in_flight: Counter[str] = Counter()
         self._lock = threading.Lock()
@@ -154,17 +147,15 @@ class Deliverer:
         """Send an event once, record the outcome, and log it."""
         secrets = webhooks.signing_secrets(endpoint.id, now=self._clock())
         if endpoint.disabled_at is not None or not secrets:
-            self._finish(endpoint, claimed, Outcome(None, "the endpoint is disabled", 0.0))
-            return
-        self._finish(endpoint, claimed, self._sender.send(endpoint.url, claimed.event, secrets, now=self._clock()))
-
-    def _finish(self, endpoint: Endpoint, claimed: Claim, outcome: Outcome) -> None:
+            outcome = Outcome(None, "the endpoint is disabled", 0.0)
+        else:
+            outcome = self._sender.send(endpoint.url, claimed.event, secrets, now=self._clock())
         now = self._clock()
         retried = claimed.attempts - 1
         if outcome.is_delivered:
             result = "delivered"
             deliveries.delivered(claimed, now=now)
-        elif outcome.is_gone or endpoint.disabled_at is not None:
+        elif outcome.status == GONE or endpoint.disabled_at is not None:
             result = "disabled"
             webhooks.disable(endpoint.id, now=endpoint.disabled_at or now)
             deliveries.give_up(claimed, now=now)
@@ -174,8 +165,8 @@ class Deliverer:
         else:
             result = "failed"
             deliveries.give_up(claimed, now=now)
-        if self._meter is not None:
-            self._meter.count(result)
+        if self._metrics is not None:
+            self._metrics.attempts.labels(result).inc()
         self._log(result, endpoint, claimed, outcome)
 
     def _log(self, result: str, endpoint: Endpoint, claimed: Claim, outcome: Outcome) -> None:
@@ -196,6 +187,6 @@ class Deliverer:
         log.log(level, "webhook", extra={"fields": fields})
 
     def _note_age(self) -> None:
-        if self._meter is not None:
+        if self._metrics is not None:
             oldest = deliveries.oldest_undelivered()
-            self._meter.note_age(max(0.0, (self._clock() - oldest).total_seconds()) if oldest else 0.0)
+            self._metrics.age.set(max(0.0, (self._clock() - oldest).total_seconds()) if oldest else 0.0)

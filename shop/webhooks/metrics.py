@@ -13,27 +13,21 @@ class DeliveryMetrics:
     """Counts deliveries.
 
     Attributes:
-        registry: Has their values.
+        registry: Has the values of the others.
+        attempts: Attempts to deliver an event, by outcome.
+        age: The age of the oldest event that is neither delivered nor failed, in seconds.
     """
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self._attempts = Counter(
+        self.attempts = Counter(
             "shop_webhook_deliveries", "Attempts to deliver an event", ("outcome",), registry=self.registry
         )
-        self._age = Gauge(
+        self.age = Gauge(
             "shop_webhook_oldest_undelivered_seconds",
             "Age of the oldest event that is neither delivered nor failed",
             registry=self.registry,
         )
-
-    def count(self, outcome: str) -> None:
-        """Count an attempt by its outcome."""
-        self._attempts.labels(outcome).inc()
-
-    def note_age(self, seconds: float) -> None:
-        """Note the age of the oldest event that is not delivered."""
-        self._age.set(seconds)
 
 
 @contextmanager

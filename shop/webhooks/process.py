@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from multiprocessing import connection, get_context, parent_process
 
 from shop.serving import logs
@@ -30,7 +31,7 @@ def deliver(settings: Settings) -> None:
     database.configure(settings)
     try:
         with exported(settings) as metrics:
-            deliverer = Deliverer(sender, clock=_now, meter=metrics)
+            deliverer = Deliverer(sender, clock=partial(datetime.now, UTC), metrics=metrics)
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, lambda *_: deliverer.stop())
             if (parent := parent_process()) is not None:
@@ -67,7 +68,3 @@ def _run_beside(settings: Settings) -> None:
 def _stop_with(sentinel: int, deliverer: Deliverer) -> None:
     connection.wait([sentinel])
     deliverer.stop()
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)

@@ -22,7 +22,7 @@ from shop.domain.webhooks import is_public, url_fault
 
 # How long a request may take from the look-up of the name to the head of the response, in seconds.
 TIMEOUT = 10.0
-GONE = 410
+GONE = 410  # The receiver wants no further events.
 
 
 class Refused(Exception):
@@ -46,11 +46,6 @@ class Outcome(NamedTuple):
     def is_delivered(self) -> bool:
         """Whether the receiver has accepted the event."""
         return self.status is not None and 200 <= self.status < 300
-
-    @property
-    def is_gone(self) -> bool:
-        """Whether the receiver wants no further events."""
-        return self.status == GONE
 
 
 class Sender:

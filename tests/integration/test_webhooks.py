@@ -371,7 +371,7 @@ class MetricsTest(QuietTestCase):
 
     def test_attempts_by_outcome_and_the_age_of_the_oldest_event(self):
         metrics = DeliveryMetrics()
-        deliverer = make_deliverer(self.clock, meter=metrics)
+        deliverer = make_deliverer(self.clock, metrics=metrics)
         self.receiver.script(200, 500, 410)
         self.place()
         deliverer.deliver_due()

@@ -26,7 +26,7 @@ class LogsTest(unittest.TestCase):
         self.addCleanup(os.close, writing)
         self.writer = logs.LogWriter(as_text=self.as_text, level=logging.INFO, descriptor=writing)
         self.logger = logging.Logger("shop.test")
-        self.logger.addHandler(logs._Handler(self.writer))
+        self.logger.addHandler(self.writer)
 
     def read(self) -> str:
         """Return the output since the last call."""

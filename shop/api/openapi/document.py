@@ -1,10 +1,10 @@
 """Build the OpenAPI 3.1 document of the API from the declarations of its operations."""
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from pydantic import BaseModel
-from pydantic.json_schema import models_json_schema
+from pydantic.json_schema import JsonSchemaMode, models_json_schema
 
 from shop import __version__
 from shop.api.openapi.page import ASSETS
@@ -79,7 +79,7 @@ TAGS = {
 def build_openapi(routes: Mapping[str, object]) -> Json:
     """Return the OpenAPI document of the operations in a route table."""
     found = list(_operations(routes))
-    names, schemas = _schemas(operation for _, _, operation in found)
+    names, schemas = _schemas(operation for *_, operation in found)
     paths: Json = {}
     for template, method, operation in found:
         paths.setdefault(template, {})[method] = _operation(template, operation, names)
@@ -194,27 +194,19 @@ def _headers(always: tuple[str, ...], sometimes: tuple[str, ...] = ()) -> Json:
 
 
 def _path_parameters(template: str) -> Iterator[Json]:
-    for segment in template.split("/"):
-        if segment.startswith("{"):
-            name = segment.strip("{}")
-            described = PATH_PARAMETERS.get(name) or {
-                # A malformed id gets the same 404 as an unknown one.
-                "description": f"the {name.removesuffix('_id')}'s id",
-                "schema": {"type": "string", "format": "uuid"},
-            }
-            yield {"name": name, "in": "path", "required": True, **described}
+    for name in re.findall(r"{(\w+)}", template):
+        # A malformed id gets the same 404 as an unknown one.
+        id_ = {"description": f"the {name.removesuffix('_id')}'s id", "schema": {"type": "string", "format": "uuid"}}
+        yield {"name": name, "in": "path", "required": True, **PATH_PARAMETERS.get(name, id_)}
 
 
 def _parameters(place: str, schema: Schema | None) -> Iterator[Json]:
     if schema is None:
         return
     for name, field in schema.model_json_schema(by_alias=True)["properties"].items():
-        variants = [variant for variant in field.get("anyOf", [field]) if variant != {"type": "null"}]
+        type_ = next(variant for variant in field.get("anyOf", [field]) if variant != {"type": "null"})
         # Without examples: the page /docs would fill in an invalid cursor or a used key.
-        left_out = ("title", "default", "description", "examples")
-        described = {key: value for key, value in variants[0].items() if key not in left_out}
-        if field.get("default") is not None:
-            described["default"] = field["default"]
+        described = {key: value for key, value in type_.items() if key not in ("title", "description", "examples")}
         yield {
             "name": name,
             "in": place,
@@ -224,9 +216,9 @@ def _parameters(place: str, schema: Schema | None) -> Iterator[Json]:
         }
 
 
-def _schemas(operations: Iterator[Operation]) -> tuple[dict[Schema, Json], Json]:
+def _schemas(operations: Iterable[Operation]) -> tuple[dict[Schema, Json], Json]:
     """Return a reference to each model, and the components that they refer to."""
-    models: set[tuple[type[BaseModel], Any]] = {(Problem, "serialization")}
+    models: set[tuple[Schema, JsonSchemaMode]] = {(Problem, "serialization")}
     models |= {(model, "serialization") for model in WEBHOOKS.values()}
     for operation in operations:
         if operation.success.schema:
@@ -236,12 +228,8 @@ def _schemas(operations: Iterator[Operation]) -> tuple[dict[Schema, Json], Json]
     references, definitions = models_json_schema(
         sorted(models, key=lambda model: model[0].__name__), ref_template="#/components/schemas/{model}"
     )
-    return {model: references[model, mode] for model, mode in models}, _untitled(definitions["$defs"])
-
-
-def _untitled(schemas: Json) -> Json:
-    """Remove the titles, which pydantic makes from the names of the fields."""
-    for schema in schemas.values():
+    for schema in definitions["$defs"].values():
         for field in schema["properties"].values():
+            # pydantic makes it from the name of the field.
             field.pop("title", None)
-    return schemas
+    return {model: references[model, mode] for model, mode in models}, definitions["$defs"]
