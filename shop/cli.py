@@ -13,11 +13,7 @@ Commands = Any  # argparse has no public name for the result of `add_subparsers`
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit status, which is 130 after Ctrl-C.
-
-    Args:
-        arguments: The arguments after ``shop``; None for those of the process.
-    """
+    """Run the command with the arguments after ``shop``, and return its exit status, which is 130 after Ctrl-C."""
     options = _parser().parse_args(arguments)
     try:
         # Imported here, because it is slow, and --help and usage errors do not need it.

@@ -48,9 +48,6 @@ def run(options: Options) -> int:
 
     The status is 0 for success, 1 if a restart or retry may succeed, and 2 if something has to be changed first.
 
-    Args:
-        options: The parsed arguments of `shop.cli`; `run` is the name of the command.
-
     Raises:
         KeyboardInterrupt: Ctrl-C or SIGTERM ended the command.
     """

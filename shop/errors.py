@@ -154,11 +154,7 @@ class IdempotencyKeyReused(ShopError):
 
 
 class TooManyAttempts(ShopError):
-    """The rate limit of failed logins is reached for an e-mail address.
-
-    Args:
-        wait: How long further logins are rejected.
-    """
+    """The rate limit of failed logins is reached for an e-mail address; `wait` says for how long."""
 
     status, code, sentence = 429, "TOO_MANY_ATTEMPTS", "Too many failed attempts; try again later"
 

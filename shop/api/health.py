@@ -21,11 +21,7 @@ class LivenessResource:
 
 
 class ReadinessResource:
-    """``/readyz``. It is ready if the database answers and the service is not about to stop.
-
-    Args:
-        is_draining: Returns whether the service is about to stop.
-    """
+    """``/readyz``. It is ready if the database answers and the service is not about to stop."""
 
     def __init__(self, is_draining: Callable[[], bool]) -> None:
         self._is_draining = is_draining

@@ -34,8 +34,6 @@ class Success(NamedTuple):
     """A successful response.
 
     Attributes:
-        status: Its status.
-        description: What it contains, in a few words.
         schema: The model of its JSON body; None for another kind of body.
         headers: Names of the headers that it always has.
         sometimes: Names of the headers that it has under some conditions.
@@ -55,8 +53,7 @@ class Operation(NamedTuple):
 
     Attributes:
         id: Its name in the OpenAPI document, and in clients generated from it.
-        summary: What it does: the first line of the responder's docstring.
-        success: The successful response.
+        summary: The first line of the responder's docstring.
         errors: All errors that it may answer with, including those that every operation has.
         body, query, headers: The models of the parts of its request.
         is_public: Whether it needs no token.

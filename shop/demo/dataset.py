@@ -42,13 +42,7 @@ T = TypeVar("T")
 
 
 class Batch(NamedTuple):
-    """Rows of both tables as text for COPY. Insert the users first, because orders refer to them.
-
-    Attributes:
-        users: Rows with USER_COLUMNS.
-        orders: Rows with ORDER_COLUMNS.
-        user_count, order_count: The numbers of rows.
-    """
+    """Rows of both tables as text for COPY. Insert the users first, because orders refer to them."""
 
     users: bytes
     orders: bytes
@@ -72,7 +66,6 @@ class Dataset:
     Args:
         users: The number of users, at least 1.
         orders: The number of orders of all users.
-        seed: The seed of all random values.
         until: The end of the year in which everything happened.
         used: The highest number that e-mail addresses of existing users have.
         password_hash: The password hash of all users.

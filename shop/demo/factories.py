@@ -16,13 +16,14 @@ from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from functools import cache
+from functools import cache, partial
 from typing import Any, ClassVar, Generic, TypeVar
 
 from mimesis import Address, Food, Locale, Person
 from peewee import Model
 
 from shop.domain.models import Order, User
+from shop.domain.orders import STATUSES
 from shop.ids import email_key
 from shop.security.passwords import Passwords
 
@@ -47,13 +48,7 @@ class Source:
         self.reseed("0")
 
     def reseed(self, seed: str, *, latest: datetime = LATEST, used: int = 0) -> None:
-        """Start again with `seed`.
-
-        Args:
-            seed: The seed of all values.
-            latest: The end of the year in which everything happens.
-            used: The last number that is taken.
-        """
+        """Start again with `seed`; `latest` ends the year of all times, and numbers start after `used`."""
         # Not for secrets: it has to be repeatable.
         self.random = random.Random(seed)  # noqa: S311
         for provider in (self.person, self.address, self.food):
@@ -97,7 +92,7 @@ source = Source()
 class Factory(Generic[M]):
     """Makes instances of one model.
 
-    A trait is a named set of values. It overrides the defaults, and the caller's values override it.
+    A trait is a named set of values. It overrides the defaults and earlier traits; the caller's values override it.
     """
 
     model: ClassVar[type[Model]]
@@ -111,10 +106,6 @@ class Factory(Generic[M]):
     @classmethod
     def build(cls, *traits: str, **overrides: Any) -> M:
         """Return an instance that is not in the database.
-
-        Args:
-            traits: Names of traits; later ones override earlier ones.
-            overrides: Column values, which override everything.
 
         Raises:
             ValueError: There is no such trait.
@@ -185,10 +176,7 @@ class OrderFactory(Factory[Order]):
 
     model = Order
     traits: ClassVar[Mapping[str, Callable[[], Values]]] = {
-        "pending": lambda: {"status": "pending"},
-        "shipped": lambda: {"status": "shipped"},
-        "delivered": lambda: {"status": "delivered"},
-        "cancelled": lambda: {"status": "cancelled"},
+        **{status: partial(dict, status=status) for status in STATUSES},
         "large": lambda: {"items": OrderFactory.items(100)},
     }
 

@@ -40,10 +40,8 @@ class Claim(NamedTuple):
     """A delivery that is reserved for one deliverer.
 
     Attributes:
-        due: What was claimed.
         until: When others may send it too.
         attempts: How often it was claimed, this time included.
-        event: What is sent.
     """
 
     due: Due

@@ -16,13 +16,7 @@ BATCH = 2000
 
 
 class Selection(NamedTuple):
-    """A filter for orders; None means no restriction.
-
-    Attributes:
-        since: Placed at this time or later.
-        until: Placed before this time.
-        status: With this status.
-    """
+    """A filter for orders: placed at `since` or later, and before `until`; None means no restriction."""
 
     since: datetime | None = None
     until: datetime | None = None

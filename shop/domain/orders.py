@@ -247,7 +247,7 @@ def list_for(
     One query also checks that the user exists.
 
     Args:
-        actor: The acting user: the owner of the orders, or staff.
+        actor: The owner of the orders, or staff.
         user_id: The owner of the orders.
         status: Only orders with this status; None for all.
         after: The end of the previous page; None for the first page.

@@ -16,12 +16,7 @@ Format = Callable[[Sequence[PlacedOrder], bool], bytes]
 
 
 def csv_rows(orders: Sequence[PlacedOrder], is_first: bool) -> bytes:
-    """Return orders as CSV (RFC 4180), one row each; the column `items` has JSON.
-
-    Args:
-        orders: The orders.
-        is_first: Whether they are the first of the file, which begins with a header.
-    """
+    """Return orders as CSV (RFC 4180), one row each, after a header if they come first; the column `items` has JSON."""
     text = io.StringIO()
     writer = csv.writer(text)
     if is_first:

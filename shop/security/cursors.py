@@ -25,12 +25,7 @@ class Position(NamedTuple):
 
 
 class Cursors:
-    """Signs and verifies cursors.
-
-    Args:
-        key: The current key: it signs and verifies.
-        fallbacks: Former keys, which only verify.
-    """
+    """Signs and verifies cursors with `key`, and verifies those that were signed with the former keys `fallbacks`."""
 
     def __init__(self, key: str, fallbacks: Sequence[str]) -> None:
         # Derived keys, so that a signature of a cursor is valid only for cursors, and others are not.

@@ -28,17 +28,11 @@ _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) i
 
 
 class _CurrentRequest(threading.local):
-    """Facts for the log about the request that this thread serves.
+    """Facts for the log about the request that this thread serves."""
 
-    Attributes:
-        request_id: Its id; None while the thread serves no request.
-        statements: The number of its SQL statements so far.
-        seconds: The total time of these statements.
-    """
-
-    request_id: str | None = None
-    statements: int = 0
-    seconds: float = 0.0
+    request_id: str | None = None  # None while the thread serves no request
+    statements: int = 0  # SQL statements so far
+    seconds: float = 0.0  # their total time
 
 
 current_request = _CurrentRequest()
@@ -71,13 +65,7 @@ class LogWriter(logging.Handler):
         self.write(record.levelname.lower(), record.getMessage(), fields)
 
     def write(self, level: str, message: str, fields: Mapping[str, object]) -> None:
-        """Write a line.
-
-        Args:
-            level: The name of its level.
-            message: What happened, in a few constant words.
-            fields: More facts, in the order of the line.
-        """
+        """Write a line: a message of a few constant words, and more facts in the order of `fields`."""
         line = _as_text(level, message, fields) if self._as_text else _as_json(level, message, fields)
         try:
             os.write(self._descriptor, line)

@@ -39,13 +39,7 @@ REFRESH_INTERVAL = 1
 
 
 class Metrics:
-    """The metrics of one worker process.
-
-    Attributes:
-        registry: Has all metrics; without the multiprocess mode it has their values, too.
-        slow_statements: Statements that took `SHOP_SLOW_QUERY_MS` or longer.
-        hashing_requests: Logins and registrations in progress.
-    """
+    """The metrics of one worker process. `registry` has them, and without the multiprocess mode also their values."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -84,13 +78,7 @@ class Metrics:
         self._in_progress.pop()
 
     def count_request(self, kind: Kind, seconds: float, problem: str | None) -> None:
-        """Count a request that was answered.
-
-        Args:
-            kind: Its method, the template of its path, the status of its response.
-            seconds: How long it took.
-            problem: The code of the error, if the response is one.
-        """
+        """Count a request that was answered in `seconds`; `problem` is the code of the error, if it got one."""
         series = self._series.get(kind)
         if series is None:
             # A client can invent methods and paths. They must not create new series.
@@ -158,9 +146,6 @@ class WorkerTotals(Collector):
 
     The library keeps the files of ended workers. Here they are added to a sum in memory and removed, because a full
     ``/dev/shm`` would kill the workers that write to it.
-
-    Args:
-        folder: The workers write to it.
     """
 
     def __init__(self, folder: Path) -> None:

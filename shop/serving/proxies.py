@@ -17,11 +17,7 @@ MAX_HEADER_LENGTH = 1024
 
 
 class Proxies:
-    """The proxies that the operator trusts.
-
-    Args:
-        trusted: Their addresses.
-    """
+    """The proxies that the operator trusts."""
 
     def __init__(self, trusted: Sequence[Network]) -> None:
         self._trusted = tuple(trusted)

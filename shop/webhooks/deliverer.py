@@ -90,20 +90,6 @@ class Deliverer:
                 if not self._stopping:
                     self._wake.wait(pause)
 
-    def deliver_due(self) -> int:
-        """Take all events and send everything that is due now, one after the other; return how many requests.
-
-        For tests with a clock of their own.
-        """
-        sent = 0
-        while self._take():
-            pass
-        while claims := [claimed for endpoint in webhooks.list_all() for claimed in self._claims(endpoint, 1)]:
-            for endpoint, claimed in claims:
-                self._attempt(endpoint, claimed)
-                sent += 1
-        return sent
-
     def _take(self) -> int:
         """Take the events of some orders, and return of how many."""
         found = deliveries.orders_to_take(BATCH)

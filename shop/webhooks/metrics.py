@@ -10,13 +10,7 @@ from shop.settings import Settings
 
 
 class DeliveryMetrics:
-    """Counts deliveries.
-
-    Attributes:
-        registry: Has the values of the others.
-        attempts: Attempts to deliver an event, by outcome.
-        age: The age of the oldest event that is neither delivered nor failed, in seconds.
-    """
+    """The metrics of a deliverer; `registry` has their values."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()

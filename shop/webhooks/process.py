@@ -22,11 +22,7 @@ GRACE = 15.0
 
 
 def deliver(settings: Settings) -> None:
-    """Deliver events until SIGINT or SIGTERM, then let requests in flight end.
-
-    Args:
-        settings: Complete, with the database's URL.
-    """
+    """Deliver events until SIGINT or SIGTERM, then let requests in flight end."""
     sender = Sender(allow_http=settings.webhook_allow_http, allow_private=settings.webhook_allow_private)
     database.configure(settings)
     try:
