@@ -8,7 +8,7 @@ import falcon
 from shop.api import response_schemas, responses, schemas
 from shop.api.context import Request
 from shop.api.operations import Success, operation
-from shop.domain import events, orders
+from shop.domain import orders
 from shop.errors import Forbidden, IdempotencyKeyReused, InvalidTransition, OrderNotFound, UserNotFound
 
 
@@ -80,5 +80,5 @@ class OrderEventsResource:
     )
     def on_get(self, request: Request, response: falcon.Response, order_id: str) -> None:
         """Return the events of an order, oldest first."""
-        listed = events.list_for(request.context.actor, order_id)
+        listed = orders.list_events(request.context.actor, order_id)
         responses.write(response, {"events": [responses.event(event) for event in listed]})

@@ -8,7 +8,7 @@ A delivery is due only while no earlier one of the same order and endpoint is pe
 order, however many deliverers run. `due_at` alone says when to look at a delivery again; it never decides the order.
 
 On Citus, `take`, `claim` and the outcomes touch one row, or rows of one order, on one node. `orders_to_take`, `due` and
-`oldest_pending` ask all nodes, without locks.
+`oldest_undelivered` ask all nodes, without locks.
 """
 
 from collections.abc import Sequence

@@ -12,11 +12,8 @@ from peewee import SQL, Expression, fn
 
 from shop import exactjson
 from shop.domain.models import Order
-from shop.errors import OrderNotFound
-from shop.ids import new_id, parse_id
-from shop.security.tokens import Actor
-from shop.storage.database import database
-from shop.storage.statements import Slot, Statement
+from shop.ids import new_id
+from shop.storage.statements import Slot
 
 PLACED = "order.placed"
 STATUS_CHANGED = "order.status_changed"
@@ -39,11 +36,6 @@ class Event(NamedTuple):
     data: dict[str, Any]
 
 
-_EVENTS = Order.select(Order.id, Order.user, Order.events.cast("text"))
-_LIST_OWN = Statement(_EVENTS.where((Order.user == Slot("user_id")) & (Order.id == Slot("id"))))
-_LIST_ANY = Statement(_EVENTS.where(Order.id == Slot("id")))
-
-
 def placed(*, status: str, total: Decimal, now: datetime) -> str:
     """Return the JSON text of the column `events` of a new order."""
     return f"[{_text(PLACED, now, {'status': status, 'total': exactjson.number(total)})}]"
@@ -63,24 +55,6 @@ def status_changed() -> Expression:
 def new_status(status: str, now: datetime) -> str:
     """Return the value for the slot of `status_changed`."""
     return _text(STATUS_CHANGED, now, {"status": status})
-
-
-def list_for(actor: Actor, order_id: str) -> list[Event]:
-    """Return the events of an order, oldest first. The order is one of the actor's own unless staff asks.
-
-    Raises:
-        OrderNotFound: No order has this id, it is another user's, or `order_id` is not an id at all.
-    """
-    parsed = parse_id(order_id)
-    if parsed is None:
-        raise OrderNotFound
-    if actor.is_staff:
-        row = database.row(_LIST_ANY, id=parsed)
-    else:
-        row = database.row(_LIST_OWN, user_id=actor.user_id, id=parsed)
-    if row is None:
-        raise OrderNotFound
-    return stored(*row)
 
 
 def stored(order_id: str, user_id: str, text: str) -> list[Event]:

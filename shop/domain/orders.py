@@ -6,10 +6,11 @@ from datetime import datetime
 from decimal import Decimal
 from typing import NamedTuple
 
-from peewee import JOIN, SQL, Expression, IntegrityError, Tuple, fn
+from peewee import JOIN, SQL, Expression, IntegrityError, Query, Tuple, fn
 
 from shop import exactjson
 from shop.domain import events
+from shop.domain.events import Event
 from shop.domain.models import Order, User, slots
 from shop.errors import (
     FieldError,
@@ -24,7 +25,7 @@ from shop.errors import (
 from shop.ids import new_id, parse_id
 from shop.security.cursors import Position
 from shop.security.tokens import Actor
-from shop.storage.database import FOREIGN_KEY_VIOLATION, database, sqlstate
+from shop.storage.database import FOREIGN_KEY_VIOLATION, Row, database, sqlstate
 from shop.storage.statements import Slot, Statement
 
 # The statuses that may follow each status. Orders are confirmed at once; "pending" is for orders made elsewhere.
@@ -97,10 +98,6 @@ _FIND_BY_KEY = Statement(
         (Order.user == Slot("user_id")) & (Order.idempotency_key == Slot("idempotency_key"))
     )
 )
-_WITH_OWNER = Order.select(*COLUMNS, User.name, User.email).join(User)
-_FIND_OWN = Statement(_WITH_OWNER.where((Order.user == Slot("user_id")) & (Order.id == Slot("id"))))
-_FIND_ANY = Statement(_WITH_OWNER.where(Order.id == Slot("id")))
-
 # The start of every list: all orders follow it.
 _BEFORE_ALL = ("infinity", "ffffffff-ffff-ffff-ffff-ffffffffffff")
 
@@ -127,23 +124,26 @@ _LIST_ALL = _list_statement()
 _LIST_BY_STATUS = _list_statement(Order.status == Slot("status"))
 
 
-def _change_statement(*owner: Expression) -> Statement:
-    """Return the update of a status. It finds a row only if the transition from its status is allowed."""
-    return Statement(
-        Order.update(
-            {
-                Order.status: Slot("status"),
-                Order.events: events.status_changed(),
-                Order.untaken_since: fn.COALESCE(Order.untaken_since, Slot("now", "timestamptz")),
-            }
-        )
-        .where(*owner, Order.id == Slot("id"), Order.status == fn.ANY(Slot("before", "text[]")))
-        .returning(*COLUMNS)
+def _for_owner_and_staff(query: Query) -> tuple[Statement, Statement]:
+    """Return a query on one order twice: restricted to an owner, and for staff."""
+    on_order = query.where(Order.id == Slot("id"))
+    return Statement(on_order.where(Order.user == Slot("user_id"))), Statement(on_order)
+
+
+_FIND_OWN, _FIND_ANY = _for_owner_and_staff(Order.select(*COLUMNS, User.name, User.email).join(User))
+_EVENTS_OWN, _EVENTS_ANY = _for_owner_and_staff(Order.select(Order.id, Order.user, Order.events.cast("text")))
+# It finds a row only if the transition from its status is allowed.
+_CHANGE_OWN, _CHANGE_ANY = _for_owner_and_staff(
+    Order.update(
+        {
+            Order.status: Slot("status"),
+            Order.events: events.status_changed(),
+            Order.untaken_since: fn.COALESCE(Order.untaken_since, Slot("now", "timestamptz")),
+        }
     )
-
-
-_CHANGE_OWN = _change_statement(Order.user == Slot("user_id"))
-_CHANGE_ANY = _change_statement()
+    .where(Order.status == fn.ANY(Slot("before", "text[]")))
+    .returning(*COLUMNS)
+)
 
 
 def place(
@@ -226,17 +226,31 @@ def find(actor: Actor, order_id: str) -> OwnedOrder:
     Raises:
         OrderNotFound: No such order, another user's order, or a malformed id.
     """
-    parsed = parse_id(order_id)
-    if parsed is None:
-        raise OrderNotFound
-    if actor.is_staff:
-        row = database.row(_FIND_ANY, id=parsed)
-    else:
-        row = database.row(_FIND_OWN, user_id=actor.user_id, id=parsed)
+    row = _row(actor, _FIND_OWN, _FIND_ANY, order_id)
     if row is None:
         raise OrderNotFound
     *fields, owner_name, owner_email = row
     return OwnedOrder(PlacedOrder._make(fields), owner_name, owner_email)
+
+
+def list_events(actor: Actor, order_id: str) -> list[Event]:
+    """Return the events of an order, oldest first; customers find only their own orders.
+
+    Raises:
+        OrderNotFound: No such order, another user's order, or a malformed id.
+    """
+    row = _row(actor, _EVENTS_OWN, _EVENTS_ANY, order_id)
+    if row is None:
+        raise OrderNotFound
+    return events.stored(*row)
+
+
+def _row(actor: Actor, own: Statement, any_: Statement, order_id: str, **values: object) -> Row | None:
+    """Run a statement on an order; None without such an order, or if the actor may not see it."""
+    parsed = parse_id(order_id)
+    if parsed is None:
+        return None
+    return database.row(any_ if actor.is_staff else own, user_id=actor.user_id, id=parsed, **values)
 
 
 def list_for(
@@ -287,15 +301,11 @@ def change_status(actor: Actor, order_id: str, status: str, *, now: datetime) ->
     if not actor.is_staff and status != "cancelled":
         find(actor, order_id)
         raise Forbidden("You may only cancel your order; other changes are for staff to make")
-    parsed = parse_id(order_id)
-    if parsed is None:
-        raise OrderNotFound
-    statement, owner = (_CHANGE_ANY, {}) if actor.is_staff else (_CHANGE_OWN, {"user_id": actor.user_id})
     before = _leading_to(status)
     event = events.new_status(status, now)
     # A retry for each lost race. No order changes more often than there are statuses, because none is reached twice.
     for _ in STATUSES:
-        row = database.row(statement, id=parsed, status=status, before=before, event=event, now=now, **owner)
+        row = _row(actor, _CHANGE_OWN, _CHANGE_ANY, order_id, status=status, before=before, event=event, now=now)
         if row is not None:
             return PlacedOrder._make(row)
         # There is no such order, or its status did not allow the change when the statement ran.

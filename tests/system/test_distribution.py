@@ -18,9 +18,8 @@ from tests.support.statements import plan, statements
 # Statements that look for orders on all nodes, each with its reason.
 ASKS_EVERY_NODE = {
     "shop.domain.orders._FIND_ANY": "staff sees all orders, and knows only an order's id",
-    "shop.domain.events._LIST_ANY": "staff sees all events, and knows only an order's id",
-    "shop.domain.deliveries._TO_TAKE": "the deliverer looks for new events of all orders; it locks none",
-    "shop.domain.deliveries._OLDEST_UNTAKEN": "a metric of the deliverer",
+    "shop.domain.orders._EVENTS_ANY": "staff sees all events, and knows only an order's id",
+    "shop.domain.deliveries._TO_TAKE": "the deliverer and its metric look for new events of all orders, without locks",
     "shop.domain.orders._CHANGE_ANY": "staff moves all orders along, and knows only an order's id",
 }
 # Where statements may be written as text, with the reason.
