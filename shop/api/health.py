@@ -1,6 +1,7 @@
 """The probes ``/livez`` and ``/readyz``, for supervisors that restart processes or route traffic."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import falcon
 
@@ -20,16 +21,16 @@ class LivenessResource:
         responses.write(response, {"status": "alive"})
 
 
+@dataclass(eq=False)
 class ReadinessResource:
     """``/readyz``. It is ready if the database answers and the service is not about to stop."""
 
-    def __init__(self, is_draining: Callable[[], bool]) -> None:
-        self._is_draining = is_draining
+    is_draining: Callable[[], bool]
 
     @operation("isReady", success=Success(200, "The service is ready", response_schemas.Health), is_public=True)
     def on_get(self, _request: Request, response: falcon.Response) -> None:
         """Tell whether the service can serve requests."""
-        if self._is_draining():
+        if self.is_draining():
             raise ServiceUnavailable("The service is about to stop")
         database.ping()
         responses.write(response, {"status": "ready"})

@@ -1,6 +1,7 @@
 """The resources of ``/orders``, ``/orders/{order_id}`` and ``/orders/{order_id}/events``."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime
 
 import falcon
@@ -12,11 +13,11 @@ from shop.domain import orders
 from shop.errors import Forbidden, IdempotencyKeyReused, InvalidTransition, OrderNotFound, UserNotFound
 
 
+@dataclass(eq=False)
 class OrdersResource:
     """``/orders``."""
 
-    def __init__(self, clock: Callable[[], datetime]) -> None:
-        self._clock = clock
+    clock: Callable[[], datetime]
 
     @operation(
         "placeOrder",
@@ -38,7 +39,7 @@ class OrdersResource:
             user_id=body.user_id,
             items=[item.as_item() for item in body.items],
             shipping_address=body.shipping_address.as_dict(),
-            now=self._clock(),
+            now=self.clock(),
             idempotency_key=headers.idempotency_key,
         )
         response.status = falcon.HTTP_201
@@ -48,11 +49,11 @@ class OrdersResource:
         responses.write(response, responses.order(placed))
 
 
+@dataclass(eq=False)
 class OrderResource:
     """``/orders/{order_id}``."""
 
-    def __init__(self, clock: Callable[[], datetime]) -> None:
-        self._clock = clock
+    clock: Callable[[], datetime]
 
     @operation("getOrder", success=Success(200, "The order", response_schemas.OwnedOrder), errors=(OrderNotFound,))
     def on_get(self, request: Request, response: falcon.Response, order_id: str) -> None:
@@ -68,7 +69,7 @@ class OrderResource:
     )
     def on_patch(self, request: Request, response: falcon.Response, order_id: str, body: schemas.StatusChange) -> None:
         """Cancel an order, or as staff set its next status."""
-        changed = orders.change_status(request.context.actor, order_id, body.status, now=self._clock())
+        changed = orders.change_status(request.context.actor, order_id, body.status, now=self.clock())
         responses.write(response, responses.order(changed))
 
 

@@ -1,6 +1,7 @@
 """The resources of ``/users``, ``/users/login``, ``/users/{user_id}`` and ``/users/{user_id}/orders``."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime
 from urllib.parse import urlencode
 
@@ -11,25 +12,18 @@ from shop.api.context import Request
 from shop.api.operations import Success, operation
 from shop.domain import accounts, orders
 from shop.domain.rate_limit import LoginRateLimit
-from shop.errors import (
-    EmailExists,
-    FieldError,
-    InvalidCredentials,
-    TooManyAttempts,
-    UserNotFound,
-    ValidationFailed,
-)
+from shop.errors import EmailExists, FieldError, InvalidCredentials, TooManyAttempts, UserNotFound, ValidationFailed
 from shop.security.cursors import Cursors, Position
 from shop.security.passwords import Passwords
 from shop.security.tokens import Tokens
 
 
+@dataclass(eq=False)
 class UsersResource:
     """``/users``."""
 
-    def __init__(self, passwords: Passwords, clock: Callable[[], datetime]) -> None:
-        self._passwords = passwords
-        self._clock = clock
+    passwords: Passwords
+    clock: Callable[[], datetime]
 
     @operation(
         "registerUser",
@@ -37,28 +31,26 @@ class UsersResource:
         success=Success(201, "The user", response_schemas.User, ("Location",)),
         errors=(EmailExists,),
         is_public=True,
-        slot=lambda resource: resource._passwords.slot(),
+        slot=lambda resource: resource.passwords.slot(),
     )
     def on_post(self, _request: Request, response: falcon.Response, body: schemas.Registration) -> None:
         """Register a user."""
         account = accounts.register(
-            self._passwords, name=body.name, email=body.email, password=body.password, now=self._clock()
+            self.passwords, name=body.name, email=body.email, password=body.password, now=self.clock()
         )
         response.status = falcon.HTTP_201
         response.location = f"/users/{account.id}"
         responses.write(response, responses.user(account))
 
 
+@dataclass(eq=False)
 class LoginResource:
     """``/users/login``."""
 
-    def __init__(
-        self, passwords: Passwords, rate_limit: LoginRateLimit, tokens: Tokens, clock: Callable[[], datetime]
-    ) -> None:
-        self._passwords = passwords
-        self._rate_limit = rate_limit
-        self._tokens = tokens
-        self._clock = clock
+    passwords: Passwords
+    rate_limit: LoginRateLimit
+    tokens: Tokens
+    clock: Callable[[], datetime]
 
     @operation(
         "logIn",
@@ -66,20 +58,20 @@ class LoginResource:
         success=Success(200, "The user and a token", response_schemas.Session),
         errors=(InvalidCredentials, TooManyAttempts),
         is_public=True,
-        slot=lambda resource: resource._passwords.slot(),
+        slot=lambda resource: resource.passwords.slot(),
     )
     def on_post(self, _request: Request, response: falcon.Response, body: schemas.Login) -> None:
         """Exchange e-mail address and password for a token."""
         account, actor = accounts.authenticate(
-            self._passwords, self._rate_limit, email=body.email, password=body.password, now=self._clock()
+            self.passwords, self.rate_limit, email=body.email, password=body.password, now=self.clock()
         )
         session = {
             "id": account.id,
             "name": account.name,
             "email": account.email,
-            "token": self._tokens.issue(actor),
+            "token": self.tokens.issue(actor),
             "tokenType": "Bearer",
-            "expiresIn": self._tokens.lifetime,
+            "expiresIn": self.tokens.lifetime,
         }
         responses.write(response, session)
 
@@ -94,11 +86,11 @@ class UserResource:
         responses.write(response, responses.user(account))
 
 
+@dataclass(eq=False)
 class UserOrdersResource:
     """``/users/{user_id}/orders``."""
 
-    def __init__(self, cursors: Cursors) -> None:
-        self._cursors = cursors
+    cursors: Cursors
 
     @operation(
         "listOrders",
@@ -119,7 +111,7 @@ class UserOrdersResource:
         )
         cursor = None
         if has_more:
-            cursor = self._cursors.write(Position(page[-1].created_at, page[-1].id), scope)
+            cursor = self.cursors.write(Position(page[-1].created_at, page[-1].id), scope)
             parameters = {"limit": query.limit, "cursor": cursor} | ({"status": query.status} if query.status else {})
             response.append_link(f"/users/{user_id}/orders?{urlencode(parameters)}", "next")
         responses.write(response, {"orders": [responses.order(order) for order in page], "nextCursor": cursor})
@@ -128,7 +120,7 @@ class UserOrdersResource:
         if cursor is None:
             return None
         try:
-            return self._cursors.read(cursor, scope)
+            return self.cursors.read(cursor, scope)
         except ValueError as error:
             fault = "must be the nextCursor of a page of this list"
             raise ValidationFailed(f"cursor {fault}", [FieldError("cursor", fault)]) from error
