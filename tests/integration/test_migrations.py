@@ -16,6 +16,7 @@ from shop.domain.models import LoginFailures, Order, User, WebhookDelivery, Webh
 from shop.ids import email_key
 from shop.storage import migrations
 from shop.storage.database import database
+from tests import binding
 from tests.harness.databases import DatabaseUrl
 from tests.harness.postgres import empty, setUpModule, tearDownModule  # noqa: F401
 from tests.support.cases import ApiTestCase
@@ -315,9 +316,9 @@ class MigratingTest(TestCase):
         self.assertEqual(list(range(1, len(names) + 1)), [int(re.match(r"\d{4}", name)[0]) for name in names])
 
     def test_another_migration_is_another_fingerprint(self):
-        before = migrations.fingerprint()
+        before = binding.fingerprint()
         with tempfile.TemporaryDirectory() as directory:
             for path in migrations.DIRECTORY.glob("[0-9]*.py"):
                 Path(directory, path.name).write_bytes(path.read_bytes() + b"# changed\n")
             with mock.patch.object(migrations, "DIRECTORY", Path(directory)):
-                self.assertNotEqual(before, migrations.fingerprint())
+                self.assertNotEqual(before, binding.fingerprint())

@@ -4,7 +4,6 @@ The files are `playhouse.migrations` scripts. Each runs in its own transaction a
 `schema_migration`. A released file is never changed: each change of the schema is a new file.
 """
 
-import hashlib
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -64,14 +63,6 @@ def status(url: str) -> list[Migration]:
     """Return all migrations in order, applied or pending, including applied ones whose file is gone."""
     with _connected(url) as database:
         return [Migration(row.name, row.applied) for row in _runner(database).status()]
-
-
-def fingerprint() -> str:
-    """Return a hash of all migration files: schemas with equal fingerprints are equal."""
-    digest = hashlib.sha256()
-    for path in sorted(DIRECTORY.glob("[0-9]*.py")):
-        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
-    return digest.hexdigest()[:16]
 
 
 def _wait_for_lock(lock_connection: PostgresqlDatabase) -> None:
