@@ -90,7 +90,7 @@ class SettingsError(Exception):
 
 
 class Settings(BaseSettings):
-    """What an operator can set; each field's description is the text of docs/settings.md.
+    """What an operator can set; the text below each field is the one of docs/settings.md.
 
     Secrets are `SecretStr`, so that neither a repr nor a log line shows them.
     """
@@ -98,114 +98,83 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, env_ignore_empty=True, frozen=True, extra="ignore")
     _options: frozenset[str] = PrivateAttr(frozenset())
 
-    database_url: Annotated[SecretStr, AfterValidator(_postgres_url)] | None = Field(
-        None, description="PostgreSQL to use, `postgresql://…`; when unset, the embedded one is started"
-    )
-    environment: str | None = Field(
-        None, description="the name of this deployment; in `production`, `scripts/seed_demo.py` refuses to run"
-    )
-    data_dir: Path | None = Field(
-        None,
-        description="where the embedded PostgreSQL keeps its data and the secret key; "
-        "when unset, `.shop` in the checkout (root: below `/var/lib/shop`), or the user's data directory if installed",
-    )
-    secret_key: Key | None = Field(
-        None,
-        description=f"key that signs tokens, at least {MIN_KEY_BYTES} bytes; required with `SHOP_DATABASE_URL`, "
-        "otherwise generated once and saved in the data directory",
-    )
-    secret_key_fallbacks: Annotated[tuple[Key, ...], NoDecode, SEPARATED] = Field(
-        (), description="former keys, separated by commas: they verify tokens but do not sign new ones"
-    )
-    token_ttl: int = Field(3600, ge=1, le=31_536_000, description="how long a token is valid, in seconds")
-    host: str = Field("127.0.0.1", description="address to listen on")
-    port: int = Field(8000, ge=1, le=65535, description="port to listen on")
-    workers: int = Field(2, ge=1, le=256, description="worker processes")
-    threads: int = Field(
-        72,
-        ge=1,
-        le=512,
-        description="threads of each worker; a request that waits for a password hash holds one",
-    )
-    database_connections: int = Field(8, ge=1, le=256, description="database connections of each worker, at most")
-    max_body: int = Field(1_048_576, ge=1, description="maximum length of a request body, in bytes")
-    queue_timeout: int = Field(
-        10,
-        ge=1,
-        le=600,
-        description="timeout of a request in the queue, in seconds: if `X-Request-Start`, which the front sets, is "
-        "older, the response is a 503",
-    )
-    drain_seconds: int = Field(
-        0,
-        ge=0,
-        le=600,
-        description="how long the service still serves, but is not ready, before it stops, in seconds; it should be "
-        "longer than the interval at which the load balancer checks `/readyz`",
-    )
-    login_max_failures: int = Field(
-        10,
-        ge=0,
-        description="login rate limit: after so many failures for one account, further logins are rejected without "
-        "checking the password; 0 is no limit",
-    )
-    login_window: int = Field(
-        900,
-        ge=0,
-        le=31_536_000,
-        description="window of the login rate limit, in seconds from the first failure; 0 is no limit",
-    )
-    argon2_time_cost: int = Field(2, ge=1, description="Argon2id passes over the memory")
-    argon2_memory_cost: int = Field(19_456, ge=8, description="Argon2id memory for one hash, in KiB")
-    argon2_parallelism: int = Field(1, ge=1, description="Argon2id lanes")
-    connect_timeout: int = Field(5, ge=2, description="timeout for a database connection, in seconds")
-    statement_timeout: int = Field(10, ge=1, description="timeout of an SQL statement, in seconds")
-    lock_timeout: int = Field(5, ge=1, description="timeout for a lock on a row or table, in seconds")
-    prepared_statements: bool = Field(
-        True,
-        description="whether statements are prepared, once per connection; `0` behind PgBouncer in transaction mode, "
-        "which loses them",
-    )
+    database_url: Annotated[SecretStr, AfterValidator(_postgres_url)] | None = None
+    """PostgreSQL to use, `postgresql://…`; when unset, the embedded one is started"""
+    environment: str | None = None
+    """the name of this deployment; in `production`, `scripts/seed_demo.py` refuses to run"""
+    data_dir: Path | None = None
+    """where the embedded PostgreSQL keeps its data and the secret key; when unset, `.shop` in the checkout (root: below
+    `/var/lib/shop`), or the user's data directory if installed"""
+    secret_key: Key | None = None
+    """key that signs tokens, at least 32 bytes; required with `SHOP_DATABASE_URL`, otherwise generated
+    once and saved in the data directory"""
+    secret_key_fallbacks: Annotated[tuple[Key, ...], NoDecode, SEPARATED] = ()
+    """former keys, separated by commas: they verify tokens but do not sign new ones"""
+    token_ttl: int = Field(3600, ge=1, le=31_536_000)
+    """how long a token is valid, in seconds"""
+    host: str = "127.0.0.1"
+    """address to listen on"""
+    port: int = Field(8000, ge=1, le=65535)
+    """port to listen on"""
+    workers: int = Field(2, ge=1, le=256)
+    """worker processes"""
+    threads: int = Field(72, ge=1, le=512)
+    """threads of each worker; a request that waits for a password hash holds one"""
+    database_connections: int = Field(8, ge=1, le=256)
+    """database connections of each worker, at most"""
+    max_body: int = Field(1_048_576, ge=1)
+    """maximum length of a request body, in bytes"""
+    queue_timeout: int = Field(10, ge=1, le=600)
+    """timeout of a request in the queue, in seconds: if `X-Request-Start`, which the front sets, is older, the response
+    is a 503"""
+    drain_seconds: int = Field(0, ge=0, le=600)
+    """how long the service still serves, but is not ready, before it stops, in seconds; it should be longer than the
+    interval at which the load balancer checks `/readyz`"""
+    login_max_failures: int = Field(10, ge=0)
+    """login rate limit: after so many failures for one account, further logins are rejected without checking the
+    password; 0 is no limit"""
+    login_window: int = Field(900, ge=0, le=31_536_000)
+    """window of the login rate limit, in seconds from the first failure; 0 is no limit"""
+    argon2_time_cost: int = Field(2, ge=1)
+    """Argon2id passes over the memory"""
+    argon2_memory_cost: int = Field(19_456, ge=8)
+    """Argon2id memory for one hash, in KiB"""
+    argon2_parallelism: int = Field(1, ge=1)
+    """Argon2id lanes"""
+    connect_timeout: int = Field(5, ge=2)
+    """timeout for a database connection, in seconds"""
+    statement_timeout: int = Field(10, ge=1)
+    """timeout of an SQL statement, in seconds"""
+    lock_timeout: int = Field(5, ge=1)
+    """timeout for a lock on a row or table, in seconds"""
+    prepared_statements: bool = True
+    """whether statements are prepared, once per connection; `0` behind PgBouncer in transaction mode, which loses
+    them"""
 
-    log_format: Literal["json", "text"] | None = Field(
-        None,
-        description="`json`, one object per line, or `text`, for people; when unset, `text` if stderr is a terminal, "
-        "otherwise `json`",
-    )
-    log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info",
-        description="lowest level that is logged: `debug`, `info`, `warning` or `error`; a request is `info`, "
-        "`warning` with a 503, `error` with a 500",
-    )
-    slow_query_ms: int = Field(
-        500,
-        ge=0,
-        description="a statement that takes this many milliseconds is logged, without its values; 0 turns that off",
-    )
-    metrics_port: int | None = Field(
-        None, ge=1, le=65535, description="port that serves `/metrics` for Prometheus; when unset, there are no metrics"
-    )
-    metrics_host: str = Field("127.0.0.1", description="address that serves the metrics; reading them needs no token")
-    trusted_proxies: Annotated[tuple[Network, ...], NoDecode, SEPARATED] = Field(
-        (),
-        description="addresses or networks, separated by commas, of the proxies whose `X-Forwarded-For` is trusted; "
-        "the address is only logged",
-    )
+    log_format: Literal["json", "text"] | None = None
+    """`json`, one object per line, or `text`, for people; when unset, `text` if stderr is a terminal, otherwise
+    `json`"""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """lowest level that is logged: `debug`, `info`, `warning` or `error`; a request is `info`, `warning` with a 503,
+    `error` with a 500"""
+    slow_query_ms: int = Field(500, ge=0)
+    """a statement that takes this many milliseconds is logged, without its values; 0 turns that off"""
+    metrics_port: int | None = Field(None, ge=1, le=65535)
+    """port that serves `/metrics` for Prometheus; when unset, there are no metrics"""
+    metrics_host: str = "127.0.0.1"
+    """address that serves the metrics; reading them needs no token"""
+    trusted_proxies: Annotated[tuple[Network, ...], NoDecode, SEPARATED] = ()
+    """addresses or networks, separated by commas, of the proxies whose `X-Forwarded-For` is trusted; the address is
+    only logged"""
 
-    cors_origins: Annotated[tuple[Origin, ...], NoDecode, SEPARATED] = Field(
-        (),
-        description="origins, separated by commas, whose pages may call the API from a browser, such as "
-        "`https://shop.example.com`",
-    )
+    cors_origins: Annotated[tuple[Origin, ...], NoDecode, SEPARATED] = ()
+    """origins, separated by commas, whose pages may call the API from a browser, such as `https://shop.example.com`"""
 
-    webhook_allow_http: bool = Field(
-        False, description="whether webhooks may be sent to `http://` URLs; otherwise only to `https://`"
-    )
-    webhook_allow_private: bool = Field(
-        False,
-        description="whether webhooks may be sent to private, loopback and link-local addresses; otherwise only to the "
-        "public internet",
-    )
+    webhook_allow_http: bool = False
+    """whether webhooks may be sent to `http://` URLs; otherwise only to `https://`"""
+    webhook_allow_private: bool = False
+    """whether webhooks may be sent to private, loopback and link-local addresses; otherwise only to the public
+    internet"""
 
     @field_validator("port", "metrics_port", mode="before")
     @classmethod

@@ -1,5 +1,9 @@
 """docs/settings.md, made from `Settings`: ``python -m tests.support.settings_page > docs/settings.md``."""
 
+import ast
+import inspect
+from itertools import pairwise
+
 from shop.settings import PREFIX, Settings
 
 _ABOVE = """# Settings
@@ -27,11 +31,22 @@ _BELOW = """
 
 def render() -> str:
     """Return the page as Markdown."""
+    meanings = _meanings()
     rows = []
     for name, field in Settings.model_fields.items():
         default = f"`{field.default}`" if field.default not in (None, ()) else "none"
-        rows.append(f"| `{PREFIX}{name.upper()}` | {default} | {field.description} |")
+        rows.append(f"| `{PREFIX}{name.upper()}` | {default} | {meanings[name]} |")
     return _ABOVE + "\n".join(rows) + "\n" + _BELOW
+
+
+def _meanings() -> dict[str, str]:
+    """Return the text below each field of `Settings`. pydantic could read it too, but at each start of the service."""
+    (settings,) = ast.parse(inspect.getsource(Settings)).body
+    return {
+        field.target.id: " ".join(text.value.value.split())
+        for field, text in pairwise(settings.body)
+        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr)
+    }
 
 
 if __name__ == "__main__":
