@@ -26,17 +26,12 @@ def opened(target: str) -> Iterator[BinaryIO]:
     Raises:
         CannotWrite: The disk is full, the pipe is closed, the directory is missing, and the like.
     """
+    stdout = target == STDOUT
     try:
-        with _stdout() if target == STDOUT else _replaced(Path(target)) as file:
+        with open(sys.stdout.fileno(), "wb", closefd=False) if stdout else _replaced(Path(target)) as file:
             yield file
     except OSError as error:
-        raise CannotWrite(f"cannot write {'to stdout' if target == STDOUT else target}: {error.strerror}") from error
-
-
-@contextmanager
-def _stdout() -> Iterator[BinaryIO]:
-    with open(sys.stdout.fileno(), "wb", closefd=False) as file:
-        yield file
+        raise CannotWrite(f"cannot write {'to stdout' if stdout else target}: {error.strerror}") from error
 
 
 @contextmanager
