@@ -28,12 +28,12 @@ READS_ALL = {
     "shop.domain.accounts._LIST_STAFF": "run by hand, `shop staff list`; an index on a column that is nearly always "
     "the same would cost every registration",
 }
-# A thousand users with ten orders each, one of them with a thousand, hardly any of which are pending.
+# Five hundred users with ten orders each, one of them with a thousand, hardly any of which are pending.
 ROWS = f"""
 INSERT INTO users
 SELECT CASE i WHEN 1 THEN '{ID}' ELSE gen_random_uuid() END, 'Name', 'user-' || i || '@example.com', 'hash',
        CASE WHEN i % 100 = 0 THEN 'staff' ELSE 'customer' END, '2024-06-01', 'user-' || i || '@example.com'
-FROM generate_series(1, 1000) i;
+FROM generate_series(1, 500) i;
 INSERT INTO orders
 SELECT users.id, gen_random_uuid(), to_jsonb(repeat('as long as real ones ', 20)), 1,
        CASE WHEN i = 1000 THEN 'pending' WHEN i % 25 = 0 THEN 'shipped' WHEN i % 2 = 0 THEN 'confirmed'
@@ -42,13 +42,13 @@ SELECT users.id, gen_random_uuid(), to_jsonb(repeat('as long as real ones ', 20)
 FROM users CROSS JOIN LATERAL generate_series(1, 1000, CASE users.id WHEN '{ID}' THEN 1 ELSE 100 END) i
 ORDER BY i;
 INSERT INTO login_failures
-SELECT sha256(i::text::bytea), 1, '2025-06-01'::timestamptz - i * interval '1 second' FROM generate_series(1, 3000) i;
+SELECT sha256(i::text::bytea), 1, '2025-06-01'::timestamptz - i * interval '1 second' FROM generate_series(1, 1000) i;
 INSERT INTO webhook_endpoints
 SELECT CASE i WHEN 1 THEN '{ID}' ELSE gen_random_uuid() END, 'https://example.com/' || i, '[]', 'whsec_', NULL, NULL,
        '2025-06-01' FROM generate_series(1, 20) i;
 INSERT INTO webhook_deliveries
 SELECT gen_random_uuid(), gen_random_uuid(), id, 0, gen_random_uuid(), '{{}}', '2025-06-01', 'pending', 0, '2025-06-01'
-FROM webhook_endpoints, generate_series(1, 500);
+FROM webhook_endpoints, generate_series(1, 200);
 ANALYZE
 """
 # How the first page is asked for.

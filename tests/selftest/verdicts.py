@@ -32,7 +32,6 @@ KINDS: dict[str, Callable[[str], PostgresqlDatabase]] = {
 COMBINATIONS = (
     ("PostgresqlDatabase", False),
     ("PostgresqlExtDatabase", True),
-    ("PooledPostgresqlDatabase", False),
     ("PooledPostgresqlDatabase", True),
 )
 SCHEMA = """

@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "shop"
 
 
+@cache
 def modules() -> dict[str, ast.Module]:
     """Return every module of the package, parsed, by its dotted name."""
     parsed = {}
@@ -22,9 +23,6 @@ def modules() -> dict[str, ast.Module]:
         name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
         parsed[name] = ast.parse(path.read_text("utf-8"))
     return parsed
-
-
-MODULES = modules()
 
 
 class ModuleTest(unittest.TestCase):
@@ -40,7 +38,7 @@ class ModuleTest(unittest.TestCase):
             "shop.serving.exporter",
             "shop.serving.worker",
         }
-        for module, tree in MODULES.items():
+        for module, tree in modules().items():
             if module in allowed:
                 continue
             with self.subTest(module):
@@ -48,7 +46,7 @@ class ModuleTest(unittest.TestCase):
                 self.assertEqual(set(), read)
 
     def test_every_module_says_what_it_owns(self):
-        for module, tree in MODULES.items():
+        for module, tree in modules().items():
             with self.subTest(module):
                 self.assertTrue(ast.get_docstring(tree))
 
@@ -62,17 +60,17 @@ class DependencyTest(unittest.TestCase):
     """The code uses dependencies through their public interfaces, and replaces nothing in them."""
 
     def test_nothing_in_a_dependency_is_replaced(self):
-        for module, tree in MODULES.items():
+        for module, tree in modules().items():
             with self.subTest(module):
                 self.assertEqual([], replaced(tree))
 
     def test_no_private_name_of_a_dependency_is_used(self):
-        for module, tree in MODULES.items():
+        for module, tree in modules().items():
             with self.subTest(module):
                 self.assertEqual([], sorted(name for name in private(tree) if (module, name) not in PRIVATE))
 
     def test_the_exceptions_are_still_needed(self):
-        used = {(module, name) for module, tree in MODULES.items() for name in private(tree)}
+        used = {(module, name) for module, tree in modules().items() for name in private(tree)}
         self.assertEqual(set(), PRIVATE - used)
 
     def test_each_way_to_replace_a_name_is_found(self):
