@@ -30,7 +30,6 @@ from tests.harness.parity import ClonedDatabase, DeletedRows
 from tests.harness.postgres import clone, current_url, drop, point_at
 from tests.harness.results import PROGRAM, SEED
 from tests.harness.sandbox import Sandbox
-from tests.harness.tables import ask
 
 T = TypeVar("T")
 Isolation = Sandbox | ClonedDatabase | DeletedRows
@@ -319,9 +318,3 @@ class LiveServerTestCase(KitTestCase):
     def connect(self) -> Connection:
         """Return another connection to the server, closed when the test ends."""
         return self.enterContext(Connection(self.server.url))
-
-
-def rows_seen_by_another_connection(table: str) -> int:
-    """Return how many rows of `table` are committed, as anybody else sees them."""
-    ((count,),) = ask(f'SELECT count(*) FROM "{table}"')
-    return int(count)

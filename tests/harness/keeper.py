@@ -5,32 +5,52 @@ The keeper is a process of its own. It stops the server when no run has used it 
 
 import contextlib
 import fcntl
-import json
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
+
+import psycopg2
 
 from tests import binding
 from tests.harness.results import PROGRAM, say
 
 LIFETIME = 15 * 60.0  # seconds after the last run
-STATE = Path(sys.prefix) / "kept-server.json"  # the URL of the server; its time is the last use
+STATE = Path(sys.prefix) / "kept-server-url"  # its time is the last use
 LOG = STATE.with_suffix(".log")
 
 
 def use() -> None:
     """Have this run use the kept server; start it if it does not run."""
-    with STATE.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not STATE.exists():
+    with _locked():
+        url = _running()
+        if url is None:
+            STATE.unlink(missing_ok=True)
             _start()
-        url = json.loads(STATE.read_text())["url"]
+            url = STATE.read_text()
         os.utime(STATE)
     os.environ |= {f"{binding.PREFIX}SERVER": "url", f"{binding.PREFIX}DATABASE_URL": url}
+
+
+@contextlib.contextmanager
+def _locked() -> Iterator[None]:
+    with STATE.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _running() -> str | None:
+    """Return the URL of the kept server if it answers: its keeper may have been killed."""
+    try:
+        url = STATE.read_text()
+        psycopg2.connect(url).close()
+    except (OSError, psycopg2.Error):
+        return None
+    return url
 
 
 def _start() -> None:
@@ -61,15 +81,14 @@ def keep(ready: int, lifetime: float = LIFETIME) -> None:
     signal.signal(signal.SIGTERM, lambda *_: ended.set())
     server = binding.embedded()
     try:
-        STATE.write_text(json.dumps({"url": server.url, "pid": os.getpid()}))
+        STATE.write_text(server.url)
         os.close(ready)
-        while not ended.is_set():
-            with contextlib.suppress(FileNotFoundError):
-                left = STATE.stat().st_mtime + lifetime - time.time()
-                if left > 0:
-                    ended.wait(left)
-                    continue
-            break
+        left = lifetime
+        while left > 0 and not ended.wait(left):
+            with _locked():  # No run may begin to use the server while it is given up.
+                left = STATE.stat().st_mtime + lifetime - time.time() if STATE.exists() else 0.0
+                if left <= 0:
+                    STATE.unlink(missing_ok=True)
     finally:
         STATE.unlink(missing_ok=True)
         server.stop()

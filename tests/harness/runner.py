@@ -187,7 +187,7 @@ def recall(memory: Path) -> dict[str, float]:
     """Return the durations of the tests in earlier runs, by id."""
     try:
         return dict(json.loads(memory.read_text("utf-8")))
-    except (OSError, ValueError):
+    except (OSError, ValueError, TypeError):
         return {}
 
 

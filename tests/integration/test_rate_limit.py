@@ -12,7 +12,8 @@ from shop.domain.models import LoginFailures
 from shop.storage.database import database
 from tests.harness import statements
 from tests.harness.postgres import run_database_url, setUpModule, tearDownModule  # noqa: F401
-from tests.support.cases import ApiTestCase, CommittedApiTestCase, make_client, rows_seen_by_another_connection
+from tests.harness.tables import ask
+from tests.support.cases import ApiTestCase, CommittedApiTestCase, make_client
 
 START = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 
@@ -158,7 +159,7 @@ class CommittedRateLimitTest(CommittedApiTestCase):
 
     def test_failure_is_committed(self):
         self.client.post("/users/login", {"email": "ada@example.com", "password": "wrong"}, status=401)
-        self.assertEqual(1, rows_seen_by_another_connection("login_failures"))
+        self.assertEqual([(1,)], ask("SELECT count(*) FROM login_failures"), "rows that another connection sees")
 
     def test_failure_does_not_wait_for_a_concurrent_cleanup(self):
         long_ago = make_client(clock=lambda: START)

@@ -15,7 +15,6 @@ from shop.security.passwords import Passwords
 from shop.settings import Settings
 from tests import binding
 from tests.harness import cases
-from tests.harness.cases import rows_seen_by_another_connection
 from tests.harness.client import ApiClient
 from tests.harness.findings import spending
 from tests.harness.postgres import current_url
@@ -33,7 +32,6 @@ __all__ = [
     "make_client",
     "make_settings",
     "rfc3339",
-    "rows_seen_by_another_connection",
 ]
 
 _numbers = itertools.count(1)

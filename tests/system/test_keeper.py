@@ -1,6 +1,5 @@
 """`scripts/test --keep-server`: the server outlives the run, and stops when no run has used it for a while."""
 
-import json
 import os
 import threading
 import unittest
@@ -21,7 +20,7 @@ class KeeperTest(unittest.TestCase):
 
     def setUp(self):
         folder = Path(self.enterContext(TemporaryDirectory()))
-        self.state = folder / "kept-server.json"
+        self.state = folder / "kept-server-url"
         self.enterContext(mock.patch.multiple(keeper, STATE=self.state, LOG=folder / "log"))
         self.enterContext(mock.patch.dict(os.environ))
 
@@ -33,7 +32,7 @@ class KeeperTest(unittest.TestCase):
             thread.start()
             self.addCleanup(thread.join)
             self.assertEqual(b"", os.read(reading, 1), "the pipe is closed when the server is ready")
-        url = json.loads(self.state.read_text())["url"]
+        url = self.state.read_text()
         keeper.use()
         self.assertEqual(url, os.environ[f"{binding.PREFIX}DATABASE_URL"])
         with closing(psycopg2.connect(url)):
@@ -42,3 +41,9 @@ class KeeperTest(unittest.TestCase):
         self.assertFalse(self.state.exists())
         with self.assertRaises(psycopg2.OperationalError):
             psycopg2.connect(url)
+
+    def test_a_server_that_does_not_answer_is_replaced(self):
+        self.state.write_text("postgresql:///postgres?host=/nowhere")
+        with mock.patch.object(keeper, "_start", lambda: self.state.write_text("another")):
+            keeper.use()
+        self.assertEqual("another", os.environ[f"{binding.PREFIX}DATABASE_URL"])
