@@ -17,8 +17,8 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from tests.harness.gates import unmeasured
 from tests.harness.live import LIMIT, ROOT
-from tests.harness.measured import unmeasured
 from tests.harness.postgres import clone, setUpModule, tearDownModule  # noqa: F401
 from tests.support.live import inherited
 from tests.support.settings import SECRET_KEY

@@ -10,8 +10,8 @@ import unittest
 from pathlib import Path
 
 from tests.harness import results
+from tests.harness.gates import unmeasured
 from tests.harness.live import LIMIT, ROOT
-from tests.harness.measured import unmeasured
 
 THROWN_AWAY = {
     "fine/test_fine.py": """

@@ -6,8 +6,8 @@ import sys
 import unittest
 
 from tests.harness import postgres
+from tests.harness.gates import unmeasured
 from tests.harness.live import LIMIT, ROOT
-from tests.harness.measured import unmeasured
 from tests.harness.postgres import databases, server, setUpModule, tearDownModule  # noqa: F401
 
 TESTS = ("tests.integration.test_migrations.MigratingTest", "tests.integration.test_flows")
