@@ -6,6 +6,7 @@ A database in use stays in use: nothing here holds a lock for longer than it tak
 run in several transactions, and can be run again after one that was interrupted.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 
 from peewee import PostgresqlDatabase
@@ -39,13 +40,9 @@ def up(_migrator: SchemaMigrator, db: PostgresqlDatabase) -> None:
 
 
 def _refuse_collisions(db: PostgresqlDatabase) -> None:
-    seen: set[str] = set()
-    shared: set[str] = set()
-    for _, email in _users(db):
-        key = email_key(email)
-        (shared if key in seen else seen).add(key)
-    if shared:
-        addresses = sorted(email for _, email in _users(db) if email_key(email) in shared)
+    keys = Counter(email_key(email) for users in _batches(db) for _, email in users)
+    if shared := {key for key, count in keys.items() if count > 1}:
+        addresses = sorted(email for users in _batches(db) for _, email in users if email_key(email) in shared)
         raise CannotMigrate(
             f"these e-mail addresses differ only in case and have an account each: {', '.join(addresses)}; "
             "nothing was changed: give all but one of each another address or delete their users, then migrate again"
@@ -53,31 +50,20 @@ def _refuse_collisions(db: PostgresqlDatabase) -> None:
 
 
 def _fill(db: PostgresqlDatabase) -> None:
-    batch: list[tuple[str, str]] = []
-    for id_, email in _users(db, "AND email_key IS NULL"):
-        batch.append((id_, email_key(email)))
-        if len(batch) == BATCH:
-            _write(db, batch)
-            batch.clear()
-    _write(db, batch)
-
-
-def _write(db: PostgresqlDatabase, batch: list[tuple[str, str]]) -> None:
-    if batch:
-        ids, keys = map(list, zip(*batch, strict=True))
+    for users in _batches(db, "AND email_key IS NULL"):
         db.execute_sql(
             "UPDATE users SET email_key = new.key FROM unnest(%s::uuid[], %s::text[]) AS new (id, key) "
             "WHERE users.id = new.id",
-            (ids, keys),
+            ([id_ for id_, _ in users], [email_key(email) for _, email in users]),
         )
 
 
-def _users(db: PostgresqlDatabase, condition: str = "") -> Iterator[tuple[str, str]]:
-    """Yield id and address of each user, read in batches so that no snapshot stays open."""
+def _batches(db: PostgresqlDatabase, condition: str = "") -> Iterator[list[tuple[str, str]]]:
+    """Yield id and address of all users, in batches so that no snapshot stays open."""
     last = "00000000-0000-0000-0000-000000000000"
-    while rows := db.execute_sql(
+    while users := db.execute_sql(
         f"SELECT id::text, email FROM users WHERE id > %s {condition} ORDER BY id LIMIT {BATCH}",  # noqa: S608
         (last,),
     ).fetchall():
-        yield from rows
-        last = rows[-1][0]
+        yield users
+        last = users[-1][0]
