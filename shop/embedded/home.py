@@ -79,15 +79,15 @@ def give_to(account: Account | None, path: Path, mode: int) -> None:
 
 def make_sockets(home: Path, account: Account | None) -> Path:
     """Return the directory for the socket; it is made, unless it is outside the data home because of a long path."""
-    folder = home / "socket"
+    name = f"shop-{secrets.token_hex(8)}"
+    # The watcher makes one of the last two, and fails if it exists.
+    places = home / "socket", Path(tempfile.gettempdir(), name), Path("/tmp", name)  # noqa: S108
     # libpq reads a comma as the end of a host's name.
-    if len(os.fsencode(folder)) <= SOCKET_PATH_MAX and "," not in str(folder):
-        folder.mkdir(exist_ok=True)
-        give_to(account, folder, 0o700)
-        return folder
-    parent, name = tempfile.gettempdir(), f"shop-{secrets.token_hex(8)}"
-    short = len(os.fsencode(parent)) + len(name) < SOCKET_PATH_MAX and "," not in parent
-    return Path(parent if short else "/tmp", name)  # noqa: S108 - the watcher makes it, and fails if it exists
+    sockets = next(path for path in places if len(os.fsencode(path)) <= SOCKET_PATH_MAX and "," not in str(path))
+    if sockets == places[0]:
+        sockets.mkdir(exist_ok=True)
+        give_to(account, sockets, 0o700)
+    return sockets
 
 
 def clear_leftovers(home: Path, sockets: Path) -> None:

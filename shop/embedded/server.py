@@ -102,20 +102,28 @@ class EmbeddedPostgres(AbstractContextManager["EmbeddedPostgres"]):
             raise EmbeddedError(
                 "The embedded PostgreSQL needs Linux or macOS. Here, set SHOP_DATABASE_URL to a PostgreSQL of your own."
             )
+        if "\n" in str(self.home):
+            raise EmbeddedError(f"The data directory {str(self.home)!r} has a line break in its name.")
         if self.joined or (self._watcher is not None and self._watcher.poll() is None):
             return
         self.stop()
         self._pid = os.getpid()
         try:
-            self._start(join)
-        except OSError as error:
+            account = account_for(self.home / "data")
+            homes.make_home(self.home, account)
+            lock = os.open(self.home / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+            try:
+                if self._take_lock(lock, join):
+                    self._launch(lock, account)
+            finally:
+                os.close(lock)  # The watcher has it too, until the server is gone.
+        except BaseException as error:
             self.stop()
-            raise EmbeddedError(
-                f"The data directory {self.home} cannot be used: {error.filename or 'error'}: {error.strerror}."
-                " Set SHOP_DATA_DIR to another directory."
-            ) from error
-        except BaseException:
-            self.stop()
+            if isinstance(error, OSError):
+                raise EmbeddedError(
+                    f"The data directory {self.home} cannot be used: {error.filename or 'error'}: {error.strerror}."
+                    " Set SHOP_DATA_DIR to another directory."
+                ) from error
             raise
 
     def stop(self) -> None:
@@ -131,18 +139,6 @@ class EmbeddedPostgres(AbstractContextManager["EmbeddedPostgres"]):
             shutil.rmtree(self.home, ignore_errors=True)
         self._lifeline = self._watcher = self._sockets = None
         self.joined = False
-
-    def _start(self, join: bool) -> None:
-        if "\n" in str(self.home):
-            raise EmbeddedError(f"The data directory {str(self.home)!r} has a line break in its name.")
-        account = account_for(self.home / "data")
-        homes.make_home(self.home, account)
-        lock = os.open(self.home / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
-        try:
-            if self._take_lock(lock, join):
-                self._launch(lock, account)
-        finally:
-            os.close(lock)  # The watcher has it too, until the server is gone.
 
     def _take_lock(self, lock: int, join: bool) -> bool:
         """Lock the open file `lock` and write our pid into it; return False if another process's server was joined."""
