@@ -77,28 +77,22 @@ _ADD = Statement(
     )
 )
 _TAKEN = Statement(Order.update({Order.events_taken: Slot("taken"), Order.untaken_since: SQL("NULL")}).where(*_OWN))
-
-
-def _due() -> Statement:
-    earlier = _D.alias()
-    is_first: Expression = ~fn.EXISTS(
-        earlier.select(SQL("1")).where(
-            earlier.user_id == _D.user_id,
-            earlier.order_id == _D.order_id,
-            earlier.endpoint == _D.endpoint,
-            earlier.position < _D.position,
-            earlier.status == SQL("'pending'"),
-        )
+_EARLIER = _D.alias()
+_IS_FIRST: Expression = ~fn.EXISTS(
+    _EARLIER.select(SQL("1")).where(
+        _EARLIER.user_id == _D.user_id,
+        _EARLIER.order_id == _D.order_id,
+        _EARLIER.endpoint == _D.endpoint,
+        _EARLIER.position < _D.position,
+        _EARLIER.status == SQL("'pending'"),
     )
-    return Statement(
-        _D.select(_D.user_id, _D.order_id, _D.endpoint, _D.position, _D.due_at)
-        .where(_D.endpoint == Slot("endpoint_id"), _PENDING, _D.due_at <= Slot("now"), is_first)
-        .order_by(_D.due_at)
-        .limit(Slot("limit"))
-    )
-
-
-_DUE = _due()
+)
+_DUE = Statement(
+    _D.select(_D.user_id, _D.order_id, _D.endpoint, _D.position, _D.due_at)
+    .where(_D.endpoint == Slot("endpoint_id"), _PENDING, _D.due_at <= Slot("now"), _IS_FIRST)
+    .order_by(_D.due_at)
+    .limit(Slot("limit"))
+)
 _CLAIM = Statement(
     _D.update({_D.due_at: Slot("until"), _D.attempts: _D.attempts + SQL("1")})
     .where(*_KEY, _PENDING, _D.due_at == Slot("due_at"))
