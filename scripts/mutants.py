@@ -4,7 +4,8 @@ cosmic-ray makes the mutants in a copy of the checkout; the first use installs i
 file first, and those that survive meet all fast tests. `scripts/mutants.toml` names files, tests, and survivors that
 change nothing. Exit status: 0 if every survivor has a reason there, else 1.
 
-A file takes from ten minutes to an hour or more. After Ctrl-C the script lists the survivors so far.
+A file takes from ten minutes to an hour or more; `--quick` leaves out the second step. After Ctrl-C the script lists
+the survivors so far.
 """
 
 import argparse
@@ -40,7 +41,9 @@ def main() -> int:
     """Run the mutants and print the survivors; return the exit status."""
     parser = argparse.ArgumentParser(prog="scripts/mutants", description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("files", nargs="*", metavar="FILE", help=f"of {', '.join(SETTINGS['tests'])}; default: all")
-    files = parser.parse_args().files or list(SETTINGS["tests"])
+    parser.add_argument("--quick", action="store_true", help="run only the tests of the file, not all fast tests")
+    arguments = parser.parse_args()
+    files = arguments.files or list(SETTINGS["tests"])
     for file in files:
         if file not in SETTINGS["tests"]:
             parser.error(f"scripts/mutants.toml names no tests for {file}")
@@ -52,15 +55,17 @@ def main() -> int:
         ignored = shutil.ignore_patterns(".git", ".venv", ".shop", "build", "__pycache__")
         shutil.copytree(ROOT, copy, ignore=ignored)
         for file in files:
-            remaining += report(file, list(outcomes(copy, file)))
+            remaining += report(file, list(outcomes(copy, file, is_quick=arguments.quick)))
     return int(remaining > 0)
 
 
-def outcomes(copy: Path, file: str) -> Iterator[tuple[str, str]]:
+def outcomes(copy: Path, file: str, *, is_quick: bool) -> Iterator[tuple[str, str]]:
     """Yield the outcome and the diff of each mutant of a file."""
     test = TEST.format(python=sys.executable)
-    # Most mutants are found by the first command, so the second seldom runs.
-    command = f"sh -c '{test} {' '.join(SETTINGS['tests'][file])} && {test} --parallel'"
+    command = f"{test} {' '.join(SETTINGS['tests'][file])}"
+    if not is_quick:
+        # Most mutants are found by the first command, so the second seldom runs.
+        command = f"sh -c '{command} && {test} --parallel'"
     configuration, session = copy.with_name("settings.toml"), copy.with_name("session.sqlite")
     configuration.write_text(
         CONFIGURATION.format(file=json.dumps(file), patience=PATIENCE, command=json.dumps(command)), "utf-8"
