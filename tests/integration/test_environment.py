@@ -7,7 +7,7 @@ from unittest import mock
 from shop.demo.factories import UserFactory
 from shop.storage.database import database
 from tests.harness.postgres import setUpModule, tearDownModule  # noqa: F401
-from tests.support.cases import CommittedApiTestCase
+from tests.support.cases import CommittedApiTestCase, make_settings
 
 # libpq reads these.
 VARIABLES = {
@@ -94,3 +94,13 @@ class EnvironmentTest(CommittedApiTestCase):
         form = 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'
         stored = f"SELECT to_char(created_at AT TIME ZONE 'UTC', '{form}') FROM users WHERE id = %s"
         self.assertEqual((shown,), database.execute_sql(stored, (user.id,)).fetchone())
+
+    def test_connections_have_the_time_limits_of_the_settings(self):
+        limits = dict(
+            database.execute_sql(
+                "SELECT name, setting::int FROM pg_settings WHERE name IN ('statement_timeout', 'lock_timeout')"
+            ).fetchall()
+        )
+        settings = make_settings()
+        expected = {"statement_timeout": settings.statement_timeout, "lock_timeout": settings.lock_timeout}
+        self.assertEqual({name: 1000 * seconds for name, seconds in expected.items()}, limits)

@@ -80,6 +80,15 @@ class IdempotencyTest(ApiTestCase):
         self.assertNotIn(REPLAYED, second.headers)
         self.assertNotEqual(first.json["id"], second.json["id"])
 
+    def test_replay_returns_only_the_order_of_this_user_with_this_key(self):
+        other = UserFactory.create()
+        # Orders that share the user or the key, before and after the order that is replayed.
+        for key, user in (("key-0", None), ("key-1", other)):
+            self.place(OrderFactory.body(user or self.user), key, user)
+        placed = self.place().json
+        self.place(OrderFactory.body(self.user), key="key-2")
+        self.assertEqual(placed, self.place().json)
+
     def test_refused_request_leaves_its_key_free(self):
         self.place(self.body | {"items": []}, status=400)
         self.place(self.body | {"userId": str(UserFactory.create().id)}, status=404)

@@ -137,6 +137,22 @@ class PlacingTest(ApiTestCase):
                 self.assertFields({field: fault}, response)
         self.assertEqual(0, Order.select().count(), "nothing was written")
 
+    def test_maximum_length_is_checked_before_trimming(self):
+        for field, overrides in (
+            ("items[0].name", {"items": [item(name="x" * 200 + " ")]}),
+            ("shippingAddress.street", {"shippingAddress": {"street": "x" * 200 + " "}}),
+        ):
+            with self.subTest(field):
+                self.assertFields({field: "must have at most 200 characters"}, self.place(400, **overrides))
+
+    def test_sentence_names_three_faults_and_counts_the_others(self):
+        three = "a is not a known field; b is not a known field; c is not a known field"
+        for names, sentence in (("abc", three), ("abcd", f"{three}; and 1 more"), ("abcde", f"{three}; and 2 more")):
+            with self.subTest(names):
+                response = self.place(400, **dict.fromkeys(names, 1))
+                self.assertProblem(response, 400, "VALIDATION_ERROR", sentence)
+                self.assertFields(dict.fromkeys(names, "is not a known field"), response)
+
     def test_value_at_each_limit_is_accepted(self):
         for overrides in (
             {"items": OrderFactory.items(100)},
@@ -193,6 +209,12 @@ class ReadingTest(ApiTestCase):
                 self.assertProblem(response, 404, "ORDER_NOT_FOUND", "Order not found")
                 answers.add((response.body, str(sorted(response.headers.items()))))
         self.assertEqual(1, len(answers), "the same 404, to the byte")
+
+    def test_path_segment_that_begins_with_a_dot_is_an_unknown_id(self):
+        for order_id in (".hidden", "..hidden", "..."):
+            with self.subTest(order_id):
+                response = self.client.get(f"/orders/{order_id}", user=UserFactory.create(), status=404)
+                self.assertProblem(response, 404, "ORDER_NOT_FOUND", "Order not found")
 
     def test_unknown_order_is_404_for_staff(self):
         response = self.client.get(f"/orders/{NEVER}", user=UserFactory.create("staff"), status=404)

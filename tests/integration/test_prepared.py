@@ -2,7 +2,7 @@
 
 from typing import ClassVar
 
-from peewee import SQL, Select, Table
+from peewee import SQL, Select, Table, fn
 
 from shop.demo.factories import OrderFactory, UserFactory
 from shop.domain.models import Order
@@ -86,6 +86,13 @@ class PreparedTest(ApiTestCase):
         database.prepares = False
         self.assertEqual(("tea",), database.row(ECHO, text="tea"))
         self.assertEqual({}, prepared())
+
+    def test_switched_off_an_unsupported_statement_is_sent_once(self):
+        self.addCleanup(setattr, database, "prepares", database.prepares)
+        database.prepares = False
+        # PostgreSQL answers with SQLSTATE 0A000, which means an outdated plan only if the statement was prepared.
+        with self.assertQueries(1), self.assertRaisesRegex(Error, "FOR UPDATE is not allowed"):
+            database.rows(Statement(Order.select(fn.COUNT(Order.id)).for_update()))
 
     def test_the_setting_decides(self):
         self.assertTrue(make_settings().prepared_statements)

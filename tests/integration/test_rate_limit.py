@@ -137,6 +137,14 @@ class RateLimitTest(ApiTestCase):
             self.log_in(f"later-{number}@example.com")
         self.assertEqual(3, LoginFailures.select().count())
 
+    def test_each_failure_deletes_the_ten_oldest_expired_ones(self):
+        for minutes in range(12, 0, -1):
+            since = START - timedelta(days=1, minutes=-minutes)
+            LoginFailures.create(account=b"%d" % minutes, failures=1, since=since)
+        self.log_in()
+        accounts = {bytes(row.account) for row in LoginFailures.select().where(LoginFailures.since < START)}
+        self.assertEqual({b"11", b"12"}, accounts)
+
 
 class WorkTest(ApiTestCase):
     """How much work an answer takes, counted instead of timed."""

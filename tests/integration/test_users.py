@@ -2,10 +2,12 @@
 
 import re
 from datetime import UTC, datetime, timedelta
+from unittest import mock
 
 from shop import exactjson
 from shop.demo.factories import PASSWORD, UserFactory
 from shop.domain.models import User
+from shop.security.passwords import Passwords
 from tests.harness.postgres import setUpModule, tearDownModule  # noqa: F401
 from tests.support.cases import ApiTestCase, make_client, rfc3339
 
@@ -197,6 +199,25 @@ class LoginTest(ApiTestCase):
         self.assertIn("t=2", replaced)
         client.post("/users/login", {"email": user.email, "password": user.password}, status=200)
         self.assertEqual(replaced, User.get_by_id(user.id).password_hash, "a current hash stays")
+
+    def test_rehash_changes_only_the_account_that_logs_in(self):
+        user = UserFactory.create()
+        other = UserFactory.create(password_hash=user.password_hash)
+        client = make_client(argon2_time_cost=2)
+        client.post("/users/login", {"email": user.email, "password": user.password}, status=200)
+        self.assertEqual(user.password_hash, User.get_by_id(other.id).password_hash)
+
+    def test_rehash_does_not_replace_a_hash_that_has_changed_meanwhile(self):
+        user = UserFactory.create()
+        client = make_client(argon2_time_cost=2)
+
+        def change_password(*_):
+            User.update(password_hash="the hash of a new password").where(User.id == user.id).execute()
+            return "the hash of the old password, with new parameters"
+
+        with mock.patch.object(Passwords, "hash", change_password):
+            client.post("/users/login", {"email": user.email, "password": user.password}, status=200)
+        self.assertEqual("the hash of a new password", User.get_by_id(user.id).password_hash)
 
     def test_wrong_password_does_not_replace_the_hash(self):
         user = UserFactory.create()

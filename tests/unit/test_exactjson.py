@@ -48,6 +48,12 @@ class ReadingTest(unittest.TestCase):
         self.assertEqual(b"[" * 32 + b"]" * 32, exactjson.dumps(exactjson.loads(b"[" * 32 + b"]" * 32)))
         exactjson.loads(b"[" + b",".join([b"[]"] * 100) + b"]")
 
+    def test_depth_counts_the_levels_and_not_the_containers(self):
+        deep = b"[" * 31 + b"]" * 31
+        exactjson.loads(b"[" + deep + b"," + deep + b"]")
+        with self.assertRaisesRegex(ValueError, "more than 32 levels"):
+            exactjson.loads(b"[" + deep + b",[" + deep + b"]]")
+
     def test_document_with_too_many_values_is_refused(self):
         most = exactjson.MAX_VALUES
         for text in (

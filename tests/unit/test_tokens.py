@@ -314,7 +314,8 @@ class PasswordsTest(unittest.TestCase):
             self.assertEqual(["hash"] * 3, list(threads.map(self.passwords.hash, ["a", "b", "c"])))
         self.assertEqual(1, len(set(seen)), seen)
         if sys.platform == "linux":
-            self.assertEqual(os.getpriority(os.PRIO_PROCESS, 0) + NICENESS, seen[0][1])
+            # 19 is the lowest priority there is.
+            self.assertEqual(min(os.getpriority(os.PRIO_PROCESS, 0) + NICENESS, 19), seen[0][1])
 
     def test_a_process_that_was_forked_hashes_with_a_thread_of_its_own(self):
         with warnings.catch_warnings():
