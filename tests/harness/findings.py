@@ -29,7 +29,7 @@ class Findings:
     received: Counter[str] = field(default_factory=Counter)
     # How many files tests left in the directories of `KitTestCase.directory`, by the ending of their names.
     files: Counter[str] = field(default_factory=Counter)
-    sandboxes: int = 0  # that were entered
+    sandboxes: int = 0  # that were entered: for each test, and for the data of a class
     statements: int = 0  # that the service sent to its database, in the processes of the tests
     # Time spent, by phase ("tests" or "fixtures") and by what it was spent on; each second once.
     seconds: dict[tuple[str, str], float] = field(default_factory=lambda: defaultdict(float))

@@ -69,4 +69,4 @@ def say_cost(result: Result) -> None:
     """Print what the sandbox cost in this process and in the workers."""
     number, seconds = result.findings.sandboxes, result.findings.spent_on("sandbox")
     if number:
-        say(f"sandbox: {number} tests, {1000 * seconds / number:.2f} ms each to enter and leave")
+        say(f"sandbox: entered {number} times, {1000 * seconds / number:.2f} ms each to enter and leave")

@@ -97,9 +97,9 @@ class ClosedTest(GuardTestCase):
 
 
 class CountTest(unittest.TestCase):
-    """How many tests ran in a sandbox, as the run and the report say."""
+    """How often the sandbox was entered, as the run and the report say."""
 
-    def test_each_test_counts_once_and_the_data_of_a_class_do_not_count(self):
+    def test_each_test_and_the_data_of_a_class_enter_the_sandbox_once(self):
         class Inner(ApiTestCase):
             @classmethod
             def setUpTestData(cls):
@@ -115,4 +115,4 @@ class CountTest(unittest.TestCase):
         findings = Findings()
         with mock.patch.object(sandbox, "findings", findings):
             unittest.defaultTestLoader.loadTestsFromTestCase(Inner).run(unittest.TestResult())
-        self.assertEqual(2, findings.sandboxes)
+        self.assertEqual(3, findings.sandboxes)

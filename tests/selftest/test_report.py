@@ -121,7 +121,7 @@ class FactsTest(unittest.TestCase):
     def test_the_number_of_sandboxes_is_in_the_report(self):
         facts = facts_of(self.findings, None)
         self.assertEqual(4, facts["time"]["sandboxes"])
-        self.assertIn("4 tests ran in a sandbox.", report_pages.render(facts)["report.md"])
+        self.assertIn("The sandbox was entered 4 times", report_pages.render(facts)["report.md"])
 
     def test_the_environment_has_the_versions_that_the_binding_names(self):
         packages = facts_of(self.findings, None)["environment"]["Packages"]

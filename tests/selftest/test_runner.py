@@ -112,4 +112,4 @@ class CommandLineTest(unittest.TestCase):
         result.findings.add(Findings(sandboxes=1, seconds=Counter({("fixtures", "sandbox"): 0.002})))
         with mock.patch.object(results, "say") as say:
             results.say_cost(result)
-        say.assert_called_once_with("sandbox: 4 tests, 1.00 ms each to enter and leave")
+        say.assert_called_once_with("sandbox: entered 4 times, 1.00 ms each to enter and leave")
