@@ -299,6 +299,16 @@ class LeftBehindTest(RefusalTestCase):
 
         self.assertIn("its connection was lost", self.said(guilty))
 
+    def test_new_connection_after_one_that_is_lost(self):
+        def guilty(db):
+            (backend,) = db.execute_sql("SELECT pg_backend_pid()").fetchone()
+            self.ask(f"SELECT pg_terminate_backend({backend}, 5000)")
+            with self.assertRaises(psycopg2.OperationalError):
+                db.connection().cursor().execute("SELECT 1")
+            psycopg2.connect(self.url)
+
+        self.assertIn("connection was lost, and with it all that the test had written", self.said(guilty))
+
 
 class OtherConnectionTest(RefusalTestCase):
     """What one connection would see of another one, or wait for."""
@@ -561,6 +571,13 @@ class ExitTest(RefusalTestCase):
         self.assertEqual([("class",)], db.execute_sql(select).fetchall())
         outer.leave()
         self.assertInnocent(db)
+
+    def test_a_part_that_begins_inside_a_transaction_is_refused(self):
+        def guilty(db):
+            with db.atomic(), Sandbox._entered[-1].undone():
+                self.fail("the part has begun")
+
+        self.assertRefused(guilty, "a part of the test was to be undone, and it began inside a transaction", COMMITTED)
 
     def test_another_driver_is_refused(self):
         class OtherDriver(PostgresqlDatabase):
