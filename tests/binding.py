@@ -108,7 +108,7 @@ def serve(url: str, port: int) -> tuple[list[str], dict[str, str], str]:
     from tests.support.live import READY, inherited, serve_command
     from tests.support.settings import live_settings
 
-    return serve_command(port), inherited() | live_settings(url), READY
+    return serve_command(port), inherited(measured=True) | live_settings(url), READY
 
 
 def embedded() -> Any:

@@ -21,7 +21,7 @@ from tests.harness.findings import Findings
 ROOT = Path(__file__).resolve().parents[2]
 # The least share of the project's lines and branches that the whole suite runs, in percent.
 LEAST = binding.LEAST_COVERAGE
-_SWITCH = "COVERAGE_PROCESS_CONFIG"  # in the environment of processes that coverage.py is to measure
+SWITCH = "COVERAGE_PROCESS_CONFIG"  # in the environment of processes that coverage.py is to measure
 
 
 @dataclass(frozen=True)
@@ -46,12 +46,12 @@ class CodeCoverage:
 @contextmanager
 def unmeasured() -> Iterator[None]:
     """Leave out processes that start in the block: what outlives the measurement would have nowhere to write to."""
-    switch = os.environ.pop(_SWITCH, None)
+    switch = os.environ.pop(SWITCH, None)
     try:
         yield
     finally:
         if switch is not None:
-            os.environ[_SWITCH] = switch
+            os.environ[SWITCH] = switch
 
 
 class Measurement:

@@ -25,7 +25,7 @@ import psycopg2
 
 from shop.embedded.server import EmbeddedError, EmbeddedPostgres
 from tests.harness.live import LIMIT, still_running, temporary_directory, until
-from tests.support.live import WATCHER, database_of
+from tests.support.live import WATCHER, database_of, inherited
 
 ROOT = os.name == "posix" and os.geteuid() == 0
 CHECKOUT = Path(__file__).resolve().parents[2]
@@ -127,7 +127,7 @@ class Service:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **(env or {})},
+            env={**inherited(), "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **(env or {})},
             start_new_session=True,
         )
 

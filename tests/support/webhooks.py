@@ -100,7 +100,7 @@ class Deliver:
         self._stderr = tempfile.TemporaryFile("w+")  # noqa: SIM115 - `stop` closes it.
         self.process = subprocess.Popen(
             [sys.executable, "-m", "shop", "deliver"],
-            env=inherited() | ALLOWED | settings | environment,
+            env=inherited(measured=True) | ALLOWED | settings | environment,
             cwd=ROOT,
             stderr=self._stderr,
         )

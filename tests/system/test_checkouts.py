@@ -46,7 +46,7 @@ class CheckoutsTest(unittest.TestCase):
         # The safe path keeps the working directory, which is this checkout, off the module path.
         settings = {"SHOP_WORKERS": "1", "SHOP_ARGON2_MEMORY_COST": "8"}
         path = os.pathsep.join([str(checkout), *filter(None, sys.path)])
-        return LiveShop(environment=settings | {"PYTHONSAFEPATH": "1", "PYTHONPATH": path})
+        return LiveShop(environment=settings | {"PYTHONSAFEPATH": "1", "PYTHONPATH": path}, measured=False)
 
     def remove(self, home: Path) -> None:
         """Remove a data home, and its parent if nothing else is in it."""

@@ -17,7 +17,6 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tests.harness.gates import unmeasured
 from tests.harness.live import LIMIT, ROOT
 from tests.harness.postgres import clone, setUpModule, tearDownModule  # noqa: F401
 from tests.support.live import inherited
@@ -167,7 +166,6 @@ class DocumentsTest(unittest.TestCase):
     @classmethod
     def setUpClass(cls) -> None:
         super().setUpClass()
-        cls.enterClassContext(unmeasured())
         cls.checkout = Checkout(Path(cls.enterClassContext(tempfile.TemporaryDirectory())))
         cls.commands = commands()
 

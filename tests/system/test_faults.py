@@ -61,7 +61,7 @@ class FaultTestCase(unittest.TestCase):
             "SHOP_WORKERS": str(WORKERS),
             "SHOP_DATABASE_CONNECTIONS": str(CONNECTIONS),
         }
-        cls.shop = cls.enterClassContext(LiveShop(environment=environment | cls.environment))
+        cls.shop = cls.enterClassContext(LiveShop(environment=environment | cls.environment, measured=False))
 
     def load(self) -> Load:
         """Return clients of the service."""

@@ -134,7 +134,7 @@ class ServeTestCase(unittest.TestCase):
 
     def shop(self, home: Path, **settings: Any) -> LiveShop:
         """Return a server on `home` that stops at the end of the test at the latest."""
-        shop = LiveShop(home, environment=CHEAP, **settings)
+        shop = LiveShop(home, environment=CHEAP, measured=False, **settings)
         self.addCleanup(shop.close)
         return shop
 

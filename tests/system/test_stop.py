@@ -33,7 +33,7 @@ class StopTestCase(unittest.TestCase):
             # Whatever is on stderr then is worth a look.
             "SHOP_LOG_LEVEL": "error",
         }
-        return self.enterContext(LiveShop(environment=environment | settings))
+        return self.enterContext(LiveShop(environment=environment | settings, measured=False))
 
 
 class DrainTest(StopTestCase):

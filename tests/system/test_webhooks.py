@@ -116,7 +116,7 @@ class FaultTest(unittest.TestCase):
         cls.addClassCleanup(database.close_all)
         point_at(cls.database.url)
         environment = CHEAP | {"SHOP_DATABASE_URL": cls.database.url, "SHOP_SECRET_KEY": SECRET_KEY}
-        cls.shop = cls.enterClassContext(LiveShop(environment=environment))
+        cls.shop = cls.enterClassContext(LiveShop(environment=environment, measured=False))
 
     def setUp(self):
         self.receiver = self.enterContext(Receiver())
