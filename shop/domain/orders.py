@@ -6,7 +6,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import NamedTuple
 
-from peewee import JOIN, SQL, Expression, IntegrityError, Query, Tuple, fn
+from peewee import JOIN, SQL, Alias, Expression, Field, IntegrityError, Query, Tuple, fn
 
 from shop import exactjson
 from shop.domain import events
@@ -37,6 +37,7 @@ TRANSITIONS = {
     "cancelled": (),
 }
 STATUSES = tuple(TRANSITIONS)
+CONFIRMED = "confirmed"  # the status of a new order
 CENT = Decimal("0.01")
 # The maximum of the column, numeric(10, 2).
 MAX_TOTAL = Decimal("99999999.99")
@@ -71,14 +72,22 @@ class OwnedOrder(NamedTuple):
     owner_email: str
 
 
-# The columns of a `PlacedOrder`. JSON is read as text, with exact prices.
+def _json_text(column: Field) -> Alias:
+    """Return a JSON column as text for the API: without blanks, with exact prices, fields in jsonb's order.
+
+    Nothing in these columns is null; `json_strip_nulls` is PostgreSQL's only function that leaves out the blanks.
+    """
+    return fn.json_strip_nulls(column.cast("json")).cast("text").alias(column.column_name)
+
+
+# The columns of a `PlacedOrder`.
 COLUMNS = (
     Order.id,
     Order.user,
-    Order.items.cast("text").alias("items"),
+    _json_text(Order.items),
     Order.total,
     Order.status,
-    Order.shipping_address.cast("text").alias("shipping_address"),
+    _json_text(Order.shipping_address),
     Order.created_at,
 )
 
@@ -91,7 +100,7 @@ _INSERT = Statement(
     )
     # If requests with one key race, one inserts; the others wait for it here and then find its order.
     .on_conflict(action="IGNORE", conflict_target=[Order.user, Order.idempotency_key])
-    .returning(Order.id)
+    .returning(_json_text(Order.items), _json_text(Order.shipping_address))
 )
 _FIND_BY_KEY = Statement(
     Order.select(Order.request_digest, *COLUMNS).where(
@@ -181,29 +190,28 @@ def place(
         raise ValidationFailed(f"items {sentence}", [FieldError("items", sentence)])
     items_json, address_json = _items_json(items), exactjson.dumps(shipping_address)
     digest = hashlib.sha256(items_json + b"\n" + address_json).digest() if idempotency_key else None
-    placed = PlacedOrder(
-        id=new_id(),
-        user_id=actor.user_id,
-        items=items_json.decode(),
-        total=total,
-        status="confirmed",
-        shipping_address=address_json.decode(),
-        created_at=now,
-    )
+    id_ = new_id()
     try:
         row = database.row(
             _INSERT,
-            **placed._asdict(),
+            user_id=actor.user_id,
+            id=id_,
+            items=items_json.decode(),
+            total=total,
+            status=CONFIRMED,
+            shipping_address=address_json.decode(),
             idempotency_key=idempotency_key,
             request_digest=digest,
-            events=events.placed(status="confirmed", total=total, now=now),
+            created_at=now,
+            events=events.placed(status=CONFIRMED, total=total, now=now),
         )
     except IntegrityError as error:
         if sqlstate(error) == FOREIGN_KEY_VIOLATION:
             raise UserNotFound from error
         raise
     if row is not None:
-        return placed, False
+        items_text, address_text = row
+        return PlacedOrder(id_, actor.user_id, items_text, total, CONFIRMED, address_text, now), False
     return _placed_before(actor, idempotency_key, digest), True
 
 
@@ -326,7 +334,7 @@ def _invalid_transition(current: str) -> InvalidTransition:
 
 
 def _items_json(items: Sequence[Item]) -> bytes:
-    """Return the items as the API shows them, each price with its two decimals."""
+    """Return the items as they are stored, each price with its two decimals."""
     return exactjson.dumps(
         [
             {

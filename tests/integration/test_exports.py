@@ -63,7 +63,7 @@ class FormatTest(ExportTestCase):
                 "state": "",
                 "zipCode": "",
                 "country": "",
-                "items": '[{"productId":"tea-1","name":"Tea \\"é\\"","price":29.90,"quantity":2}]',
+                "items": '[{"name":"Tea \\"é\\"","price":29.90,"quantity":2,"productId":"tea-1"}]',
             },
             row,
         )

