@@ -24,9 +24,9 @@ def csv_rows(orders: Sequence[PlacedOrder], is_first: bool) -> bytes:
     for order in orders:
         address = exactjson.loads_stored(order.shipping_address)
         parts = [address.get(field, "") for field in ADDRESS]
-        created_at = exactjson.timestamp(order.created_at)
-        time = exactjson.dumps(created_at).decode().strip('"')
-        writer.writerow(map(_cell, (order.id, order.user_id, time, order.status, str(order.total), *parts, order.items)))
+        time = exactjson.dumps(exactjson.timestamp(order.created_at)).decode().strip('"')
+        cells = (order.id, order.user_id, time, order.status, str(order.total), *parts, order.items)
+        writer.writerow(map(_cell, cells))
     return text.getvalue().encode()
 
 
