@@ -6,7 +6,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import NamedTuple
 
-from peewee import JOIN, SQL, Alias, Expression, Field, IntegrityError, Query, Tuple, fn
+from peewee import JOIN, SQL, Alias, Cast, Expression, Field, IntegrityError, Query, Tuple, fn
 
 from shop import exactjson
 from shop.domain import events
@@ -72,7 +72,7 @@ class OwnedOrder(NamedTuple):
     owner_email: str
 
 
-def _json_text(column: Field) -> Alias:
+def _json_text(column: Field) -> Alias | Cast:
     """Return a JSON column as text for the API: without blanks, with exact prices, fields in jsonb's order.
 
     Nothing in these columns is null; `json_strip_nulls` is PostgreSQL's only function that leaves out the blanks.
