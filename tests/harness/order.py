@@ -8,10 +8,12 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from tests.harness import tiers
+
 seed: str | None = None  # of the shuffle; the runner sets it before the tests are loaded
 
-# Assumed duration of a test that never ran, in seconds.
-UNKNOWN = 0.1
+# Assumed duration of a test that never ran, in seconds, and of one in a slow package.
+UNKNOWN, UNKNOWN_SLOW = 0.1, 2.0
 
 Group = Sequence[int]  # indices of the tests of a class
 
@@ -72,10 +74,15 @@ class Plan:
             for group in groups:
                 min(self.queues, key=lambda queue: sum(map(len, queue))).append(group)
         else:
-            groups.sort(key=lambda group: -sum(seconds.get(tests[index].id(), UNKNOWN) for index in group))
+            groups.sort(key=lambda group: -sum(_duration(tests[index], seconds) for index in group))
             self.queues = [deque(groups)] * processes
         # The tests that run after all others, in a worker of their own.
         self.alone = deque[Group]([alone] if alone else [])
+
+
+def _duration(test: unittest.TestCase, seconds: Mapping[str, float]) -> float:
+    """Return how long a test takes: as in an earlier run, if there was one."""
+    return seconds.get(test.id(), UNKNOWN_SLOW if tiers.is_slow(type(test).__module__) else UNKNOWN)
 
 
 def _shares(test: unittest.TestCase) -> bool:

@@ -17,6 +17,7 @@ from tests.harness.results import PROGRAM, say
 
 everything = False  # the runner sets it for `--all`
 named: set[str] = set()  # packages that the command line names
+slow_packages: set[str] = set()
 left_out: dict[str, str] = {}  # what runs each package that was left out
 
 LoadTests = Callable[[unittest.TestLoader, unittest.TestSuite, str | None], unittest.TestSuite]
@@ -24,12 +25,18 @@ LoadTests = Callable[[unittest.TestLoader, unittest.TestSuite, str | None], unit
 
 def slow(package: str, path: Sequence[str]) -> LoadTests:
     """Return a `load_tests` function for a package whose tests run with `--all`, or if it or a part of it is named."""
+    slow_packages.add(package)
     return _loader(
         package,
         path,
         f"{PROGRAM} --all",
         lambda: everything or any(f"{name}.".startswith(f"{package}.") for name in named),
     )
+
+
+def is_slow(module: str) -> bool:
+    """Tell whether a module of tests belongs to a slow package."""
+    return any(module.startswith(f"{package}.") for package in slow_packages)
 
 
 def separate(package: str, path: Sequence[str], command: str) -> LoadTests:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 from unittest import mock
 
-from tests.harness import order, worker
+from tests.harness import order, tiers, worker
 from tests.harness.findings import Findings, findings
 from tests.harness.order import Plan
 from tests.harness.results import FIXTURES, Result
@@ -332,6 +332,12 @@ class PlanTest(unittest.TestCase):
         tests = self.classes({"Short": 1, "Large": 9, "Long": 1})
         plan = Plan(tests, 2, {f"{__name__}.Long.test_0": 5.0}, fixed=False)
         self.assertEqual(["Long", "Large", "Short"], self.names(plan)[0])
+
+    def test_a_class_of_a_slow_package_comes_before_a_larger_one_that_is_fast(self):
+        fast, slow = self.classes({"Fast": 9}), self.classes({"Slow": 1})
+        type(slow[0]).__module__ = "tests.slow.test_it"
+        with mock.patch.object(tiers, "slow_packages", {"tests.slow"}):
+            self.assertEqual(["Slow", "Fast"], self.names(Plan(fast + slow, 2, {}, fixed=False))[0])
 
     def test_a_shuffled_run_deals_the_same_classes_to_the_same_workers(self):
         tests = self.classes({"A": 3, "B": 1, "C": 1, "D": 1, "E": 1})
