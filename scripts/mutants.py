@@ -104,8 +104,12 @@ def report(file: str, found: list[tuple[str, str]]) -> int:
 
 
 def reason(file: str, diff: str) -> str:
-    """Return the reason why a mutant changes nothing, if one is listed."""
-    added = [line[1:].strip() for line in diff.splitlines() if line.startswith("+") and not line.startswith("+++")]
+    """Return the reason why a mutant changes nothing, if there is one."""
+    lines = diff.splitlines()
+    removed = [line[1:].strip() for line in lines if line.startswith("-") and not line.startswith("---")]
+    added = [line[1:].strip() for line in lines if line.startswith("+") and not line.startswith("+++")]
+    if added == [line.replace("*,", "/,") for line in removed]:
+        return "The tool takes the star of a signature for a multiplication; callers pass the same arguments."
     listed = (each for each in SETTINGS.get("equivalent", ()) if each["file"] == file)
     return next((each["reason"] for each in listed if each["change"] in added), "")
 

@@ -102,6 +102,29 @@ class RateLimitTest(ApiTestCase):
             self.log_in()
         self.log_in(other.email, other.password, status=200)
 
+    def test_expired_failures_do_not_count(self):
+        other = UserFactory.create()
+        for email in (self.user.email, other.email):
+            for _ in range(10):
+                self.log_in(email)
+        self.now = START + timedelta(minutes=16)
+        for user in (self.user, other, UserFactory.create()):
+            self.log_in(user.email, user.password, status=200)
+
+    def test_limit_holds_if_concurrent_failures_have_exceeded_it(self):
+        for _ in range(10):
+            self.log_in()
+        LoginFailures.update(failures=LoginFailures.failures + 1).execute()
+        self.log_in(status=429)
+
+    def test_successful_login_keeps_the_failures_of_other_addresses(self):
+        # Accounts are stored as hashes: among many, some sort before that of the user and some after it.
+        others = [f"guess-{number}@example.com" for number in range(10)]
+        for email in (self.user.email, *others):
+            self.log_in(email)
+        self.log_in(password=self.user.password, status=200)
+        self.assertEqual(10, LoginFailures.select().count())
+
     def test_limit_is_shared_by_workers_and_survives_a_restart(self):
         for _ in range(10):
             self.log_in()
@@ -116,6 +139,16 @@ class RateLimitTest(ApiTestCase):
                 lenient = make_client(clock=lambda: self.now, **off)
                 for _ in range(15):
                     self.log_in(client=lenient)
+
+    def test_a_login_runs_one_statement_if_the_limit_is_off(self):
+        lenient = make_client(clock=lambda: self.now, login_max_failures=0)
+        with self.assertQueries(1):
+            self.log_in(password=self.user.password, status=200, client=lenient)
+
+    def test_window_may_be_as_short_as_a_second(self):
+        strict = make_client(clock=lambda: self.now, login_max_failures=1, login_window=1)
+        self.log_in(client=strict)
+        self.assertEqual("1", self.log_in(client=strict, status=429).headers["Retry-After"])
 
     def test_invalid_login_request_does_not_count_as_failure(self):
         for _ in range(12):
