@@ -76,7 +76,7 @@ class SchemaTest(ApiTestCase):
             self.assertEqual("user_id", index.columns[0])
 
 
-def impatient(url: DatabaseUrl, limit: str = "lock_timeout=1s") -> str:
+def impatient(url: DatabaseUrl, limit: str = "lock_timeout=5s") -> str:
     """Return a URL with a time limit, by default for waiting for a lock."""
     return url.of(url.parameters | {"options": f"-c {limit}"})
 
