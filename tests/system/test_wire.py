@@ -20,7 +20,7 @@ class WireTest(LiveServerTestCase):
 
     def send(self, request: bytes, *, and_end: bool = False) -> tuple[int, bytes]:
         """Send `request`, and the end of the stream if `and_end`; return the answer's status and body."""
-        with socket.create_connection(("127.0.0.1", self.shop.port), timeout=LIMIT) as raw:
+        with socket.create_connection(("127.0.0.1", self.shop.port), LIMIT) as raw:
             raw.sendall(request)
             if and_end:
                 raw.shutdown(socket.SHUT_WR)
@@ -135,7 +135,7 @@ class WireTest(LiveServerTestCase):
 
     def test_a_request_id_cannot_add_a_header(self):
         for value in (b"a\rSet-Cookie: x=1", b"a\n Set-Cookie: x=1", b"a\0"):
-            with self.subTest(value), socket.create_connection(("127.0.0.1", self.shop.port), timeout=LIMIT) as raw:
+            with self.subTest(value), socket.create_connection(("127.0.0.1", self.shop.port), LIMIT) as raw:
                 raw.sendall(
                     b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\nX-Request-ID: " + value + b"\r\n\r\n"
                 )
@@ -167,7 +167,7 @@ class WireTest(LiveServerTestCase):
         for noise in (b"\0" * 1000, b"GET\r\n\r\n", b"\x16\x03\x01\x02\x00\x01", b"POST / HTTP/9.9\r\n\r\n"):
             with (
                 self.subTest(noise[:10]),
-                socket.create_connection(("127.0.0.1", self.shop.port), timeout=LIMIT) as raw,
+                socket.create_connection(("127.0.0.1", self.shop.port), LIMIT) as raw,
             ):
                 raw.sendall(noise)
                 raw.shutdown(socket.SHUT_WR)
