@@ -56,7 +56,9 @@ def _parser() -> argparse.ArgumentParser:
     orders.add_argument("--format", choices=("csv", "jsonl"), default="csv", help="default: csv")
     orders.add_argument("--output", default="-", metavar="FILE", help="where to write; default: -, which is stdout")
 
-    _command(commands, "openapi", "print the API description (OpenAPI 3.1)", has_data=False)
+    openapi = _command(commands, "openapi", "print the API description (OpenAPI 3.1)", has_data=False)
+    openapi.add_argument("--markdown", action="store_true", help="print a Markdown page instead")
+    openapi.add_argument("--output", type=Path, metavar="FILE", help="write to FILE, which a failure does not change")
 
     staff = _group(commands, "staff", "grant, revoke or list the role of staff, who see and change all orders")
     _command(staff, "staff list", "list staff")

@@ -143,13 +143,19 @@ def _export_orders(options: Options) -> None:
         _say(f"wrote {done:,} orders to {options.output}")
 
 
-def _openapi(_options: Options) -> None:
+def _openapi(options: Options) -> None:
     from shop.api.openapi.document import build_openapi  # noqa: PLC0415 - No other command needs the application here.
+    from shop.api.openapi.markdown import render  # noqa: PLC0415
     from shop.app import Services, make_routes  # noqa: PLC0415
 
     # The document needs no database, and any key.
     services = Services(Settings.load(secret_key=secrets.token_urlsafe(MIN_KEY_BYTES)))
-    print(json.dumps(build_openapi(make_routes(services)), indent=2))
+    document = build_openapi(make_routes(services))
+    text = render(document) if options.markdown else json.dumps(document, indent=2) + "\n"
+    if options.output is None:
+        sys.stdout.write(text)
+    else:
+        options.output.write_text(text, "utf-8")
 
 
 def _staff_add(options: Options) -> None:

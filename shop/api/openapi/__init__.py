@@ -1,1 +1,1 @@
-"""The OpenAPI document, and the page at /docs."""
+"""The OpenAPI document, its Markdown version, and the page at /docs."""

@@ -1,21 +1,17 @@
-"""docs/api.md, made from the OpenAPI document: ``python -m tests.support.api_page`` writes it."""
+"""Write the OpenAPI document as a page for client programmers: docs/api.md."""
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-from shop.api.openapi.document import ALWAYS, build_openapi
-from shop.app import make_routes
-from tests.support.operations import services
+from shop.api.openapi.document import ALWAYS
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "api.md"
 Json = dict[str, Any]
 
 HEAD = """\
 # The API, for client programmers
 
-Generated from the OpenAPI document at `/openapi.json` by `python -m tests.support.api_page`.
+Generated from the OpenAPI document at `/openapi.json` by `shop openapi --markdown --output docs/api.md`.
 
 {introduction}
 ## Requests and responses
@@ -139,7 +135,3 @@ def _limited(words: str, schema: Json, low: str, high: str, unit: str) -> str:
     else:
         limits = f"{least} to {most}"
     return f"{words}, {limits} {unit}".strip()
-
-
-if __name__ == "__main__":
-    PAGE.write_text(render(build_openapi(make_routes(services()))), "utf-8")
