@@ -94,7 +94,8 @@ def cosmic_ray(copy: Path, *arguments: object) -> str:
 
 def report(file: str, found: list[tuple[str, str]]) -> int:
     """Print the survivors of a file without a reason, and return their number."""
-    survivors = [diff for outcome, diff in found if outcome != "killed"]
+    # Others were killed; or the tool failed to make them, as it does for `except module.Error`.
+    survivors = [diff for outcome, diff in found if outcome == "survived"]
     unexplained = [diff for diff in survivors if not reason(file, diff)]
     explained = len(survivors) - len(unexplained)
     print(f"{file}: {len(found)} mutants, {len(unexplained)} survive, {explained} more change nothing", flush=True)

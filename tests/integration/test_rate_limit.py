@@ -140,10 +140,11 @@ class RateLimitTest(ApiTestCase):
                 for _ in range(15):
                     self.log_in(client=lenient)
 
-    def test_a_login_runs_one_statement_if_the_limit_is_off(self):
-        lenient = make_client(clock=lambda: self.now, login_max_failures=0)
-        with self.assertQueries(1):
-            self.log_in(password=self.user.password, status=200, client=lenient)
+    def test_a_login_without_failures_deletes_none(self):
+        for failures, count in ((0, 1), (10, 2)):
+            client = make_client(clock=lambda: self.now, login_max_failures=failures)
+            with self.subTest(failures), self.assertQueries(count):
+                self.log_in(password=self.user.password, status=200, client=client)
 
     def test_window_may_be_as_short_as_a_second(self):
         strict = make_client(clock=lambda: self.now, login_max_failures=1, login_window=1)

@@ -51,6 +51,17 @@ class TokensTest(unittest.TestCase):
     def test_a_token_of_an_instance_whose_clock_is_ahead_verifies(self):
         self.assertEqual(ADA, tokens().verify(tokens(age=timedelta(seconds=-30)).issue(ADA)))
 
+    def test_only_the_role_staff_is_staff(self):
+        self.assertEqual([False, True], [Actor(ADA.user_id, role).is_staff for role in ("customer", "staff")])
+
+    def test_token_is_valid_for_exactly_its_lifetime(self):
+        now = datetime(2026, 3, 1, tzinfo=UTC)
+        token = Tokens(KEY, (), lifetime=60, clock=lambda: now).issue(ADA)
+        for seconds, is_valid in ((59, True), (60, False), (61, False)):
+            later = Tokens(KEY, (), lifetime=60, clock=lambda seconds=seconds: now + timedelta(seconds=seconds))
+            with self.subTest(seconds), contextlib.nullcontext() if is_valid else self.assertRaises(InvalidToken):
+                later.verify(token)
+
     def test_token_that_is_not_ours_is_rejected(self):
         claims = {
             "sub": ADA.user_id,
@@ -123,6 +134,13 @@ class ClaimsTest(unittest.TestCase):
             with self.subTest(claim=claim, value=value), self.assertRaises(InvalidToken):
                 tokens().verify(self.with_claim(claim, value))
 
+    def test_token_is_valid_from_the_second_of_its_nbf(self):
+        for seconds, is_valid in ((-1, False), (0, True), (1, True)):
+            now = datetime.fromtimestamp(self.good["iat"] + 30 + seconds, UTC)
+            clocked = Tokens(KEY, (), lifetime=60, clock=lambda now=now: now)
+            with self.subTest(seconds), contextlib.nullcontext() if is_valid else self.assertRaises(InvalidToken):
+                clocked.verify(self.with_claim("nbf", str(self.good["iat"] + 30)))
+
     def test_moments_with_a_fraction_and_a_past_nbf_are_accepted(self):
         for claim, value in (("exp", "4102444800.5"), ("iat", "-1"), ("iat", "0.25"), ("nbf", "0")):
             with self.subTest(claim=claim, value=value):
@@ -134,7 +152,7 @@ class ClaimsTest(unittest.TestCase):
                 tokens().verify(self.with_claim("sub", value))
 
     def test_a_role_that_is_unknown_is_refused(self):
-        for value in ('"admin"', '"STAFF"', '""', "null", "[]", '["staff"]', "{}", "true"):
+        for value in ('"admin"', '"d"', '"z"', '"STAFF"', '""', "null", "[]", '["staff"]', "{}", "true"):
             with self.subTest(value), self.assertRaises(InvalidToken):
                 tokens().verify(self.with_claim("role", value))
 
@@ -242,6 +260,12 @@ class RememberedTest(unittest.TestCase):
             for token in issued:
                 self.tokens.verify(token)
         self.assertEqual(issued[1:], list(self.tokens._cache))
+
+    def test_cache_keeps_its_size_when_many_tokens_are_verified(self):
+        with mock.patch("shop.security.tokens.CACHE_SIZE", 300):
+            for number in range(302):
+                self.tokens.verify(self.tokens.issue(actor(number)))
+        self.assertEqual(300, len(self.tokens._cache))
 
     def test_threads_that_verify_at_once_keep_the_bound(self):
         class Slow(dict):
