@@ -85,7 +85,12 @@ class NeighboursTest(ApiTestCase):
     def test_history_has_the_orders_of_one_user_and_one_status(self):
         Order.update(status="shipped").where(Order.id == ORDER).execute()
         Order.update(status="cancelled").where(Order.id == ID.format(4)).execute()
-        for query, ids in (("limit=3", [4, 5, 6]), ("limit=2", [4, 5]), ("limit=1&status=shipped", [5])):
+        for query, ids in (
+            ("limit=3", [4, 5, 6]),
+            ("limit=2", [4, 5]),
+            ("limit=1&status=shipped", [5]),
+            ("limit=3&status=confirmed", [6]),
+        ):
             with self.subTest(query):
                 page = self.client.get(f"/users/{self.user.id}/orders?{query}", user=self.user).json
                 self.assertEqual([ID.format(n) for n in ids], [order["id"] for order in page["orders"]])
