@@ -5,6 +5,7 @@ clients, each on a kept-alive connection, that place and read orders as fast as 
 acknowledged is sent again with the same `Idempotency-Key`, as a client should.
 """
 
+import atexit
 import shutil
 import signal
 import subprocess
@@ -14,8 +15,10 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from http.client import HTTPException
 from itertools import count
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 from uuid import uuid4
@@ -26,7 +29,7 @@ import psycopg2
 from shop.embedded.server import EmbeddedPostgres
 from shop.storage import migrations
 from tests.harness.live import LIMIT, Answer, Connection, temporary_directory, until
-from tests.support.live import LiveShop
+from tests.support.live import LiveShop, copy_of_home
 
 PASSWORD = "correct horse"
 TOLD = 12  # outcomes in a failure
@@ -48,7 +51,7 @@ class FaultyDatabase:
         self._directory = temporary_directory("shop-faults-")
         # What is committed outlives a killed server, though not a crash of the machine.
         options = {"synchronous_commit": "on"} | options
-        home = self._directory / "home"
+        home = copy_of_home(_template(), self._directory / "home")
         # A test that kills the server knows that it has ended.
         self._embedded = EmbeddedPostgres(home, durable=False, options=options, stderr=subprocess.DEVNULL)
 
@@ -56,7 +59,6 @@ class FaultyDatabase:
         self.start()
         self.url = self._embedded.url
         self.superuser_url = self.url.replace("//shop@", "//postgres@")
-        migrations.migrate(self.url)
         return self
 
     def __exit__(
@@ -118,6 +120,16 @@ class FaultyDatabase:
     def end_connections(self) -> None:
         """End every connection of the service, and return when they are gone."""
         self.execute("SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE application_name = 'shop'")
+
+
+@cache
+def _template() -> Path:
+    """Make a data home with the schema, for all databases of this process."""
+    directory = temporary_directory("shop-faults-")
+    atexit.register(shutil.rmtree, directory)
+    with EmbeddedPostgres(directory / "home", durable=False) as embedded:
+        migrations.migrate(embedded.url)
+    return directory / "home"
 
 
 @dataclass(frozen=True)

@@ -70,12 +70,17 @@ def _listens(port):
 class ServeTest(unittest.TestCase):
     """`shop serve --deliver` with the embedded database, as a newcomer runs it."""
 
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        folder = Path(cls.enterClassContext(tempfile.TemporaryDirectory(prefix="shop-deliver-")))
+        folder.chmod(0o711)
+        cls.home = folder / "data"
+
     def test_an_order_is_a_verified_event_within_a_second(self):
-        home = Path(self.enterContext(tempfile.TemporaryDirectory(prefix="shop-deliver-")))
-        home.chmod(0o711)
         receiver = self.enterContext(Receiver())
-        with LiveShop(home / "data", environment=CHEAP | ALLOWED, arguments=["--deliver"]) as shop:
-            added = run_shop("webhooks", "add", receiver.url, "--data-dir", home / "data", **ALLOWED)
+        with LiveShop(self.home, environment=CHEAP | ALLOWED, arguments=["--deliver"]) as shop:
+            added = run_shop("webhooks", "add", receiver.url, "--data-dir", self.home, **ALLOWED)
             (secret,) = re.findall(r"whsec_\S+", added.stdout)
             token, user_id = register(shop.url)
             with Connection(shop.url, token) as connection:
@@ -97,9 +102,7 @@ class ServeTest(unittest.TestCase):
             until(lambda: not still_running(family), "the deliverer has ended too")
 
     def test_the_deliverer_ends_with_a_server_that_is_killed(self):
-        home = Path(self.enterContext(tempfile.TemporaryDirectory(prefix="shop-deliver-")))
-        home.chmod(0o711)
-        with LiveShop(home / "data", environment=CHEAP | ALLOWED, arguments=["--deliver"]) as shop:
+        with LiveShop(self.home, environment=CHEAP | ALLOWED, arguments=["--deliver"]) as shop:
             family = shop.family()
             os.kill(shop.process.pid, signal.SIGKILL)
             until(lambda: not still_running(family), "all processes have ended")
