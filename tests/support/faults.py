@@ -196,13 +196,19 @@ class Load:
 
     def until_served(self, number: int) -> None:
         """Return when `number` more requests that begin from now on have been served."""
-        now = time.monotonic()
-        until(lambda: sum(o.is_served for o in self.since(now)) >= number, f"{number} requests are served")
+        self._until(number, lambda outcome: outcome.is_served, "served")
 
     def until_refused(self, number: int) -> None:
         """Return when `number` more requests that begin from now on have been answered with 503."""
-        now = time.monotonic()
-        until(lambda: sum(not o.is_served for o in self.since(now)) >= number, f"{number} requests are refused")
+        self._until(number, lambda outcome: not outcome.is_served, "refused")
+
+    def _until(self, number: int, wanted: Callable[[Outcome], bool], what: str) -> None:
+        # Earlier outcomes are not looked at again and again: the clients need the time.
+        now, known = time.monotonic(), len(self.outcomes)
+        until(
+            lambda: sum(o.began > now and wanted(o) for o in self.outcomes[known:]) >= number,
+            f"{number} requests are {what}",
+        )
 
     def since(self, moment: float) -> list[Outcome]:
         """Return the outcomes of the requests that were sent after `moment`."""

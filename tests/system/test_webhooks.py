@@ -189,9 +189,9 @@ class FaultTest(unittest.TestCase):
             Deliver(self.database.url),
             self.load() as load,
         ):
-            load.until_served(100)
+            load.until_served(60)
             self.cancel_some(load)
-            until(lambda: len(sequences(self.receiver.requests)) >= 30, "thirty orders have arrived")
+            until(lambda: len(sequences(self.receiver.requests)) >= 20, "twenty orders have arrived")
         self.assertAllArrived(load)
 
     def test_the_log_has_each_attempt_and_no_secret_and_the_end_is_orderly(self):
