@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from pathlib import Path
 import psycopg2
 
 from tests import binding
+from tests.harness.leftovers import in_memory
 from tests.harness.results import PROGRAM, say
 
 LIFETIME = 15 * 60.0  # seconds after the last run
@@ -95,4 +97,5 @@ def keep(ready: int, lifetime: float = LIFETIME) -> None:
 
 
 if __name__ == "__main__":
+    tempfile.tempdir = in_memory()
     keep(int(sys.argv[1]))

@@ -1,13 +1,14 @@
 """The command line of `scripts/test`: its options, and the order of its tests."""
 
 import io
+import os
 import shlex
 import unittest
 from collections import Counter
 from typing import Any
 from unittest import mock
 
-from tests.harness import order, results, runner
+from tests.harness import leftovers, order, results, runner
 from tests.harness.findings import Findings
 
 
@@ -64,6 +65,26 @@ class ShuffleTest(unittest.TestCase):
         for seed, option in (("7", "--shuffle=7"), ("a b", "--shuffle='a b'"), (None, "")):
             with self.subTest(seed), mock.patch.object(order, "seed", seed):
                 self.assertEqual(option, order.order_options())
+
+
+@unittest.skipUnless(hasattr(os, "ST_NOEXEC"), "this system does not tell whether programs may run in a folder")
+class TemporaryDirectoryTest(unittest.TestCase):
+    """Where the files of a run are."""
+
+    def test_they_are_in_memory_if_there_is_room_and_programs_may_run(self):
+        room = leftovers.ROOM // 4096
+        for described, facts, variables, expected in (
+            ("room", mock.Mock(f_bavail=room, f_frsize=4096, f_flag=0), {}, leftovers.MEMORY),
+            ("too little", mock.Mock(f_bavail=room - 1, f_frsize=4096, f_flag=0), {}, None),
+            ("no programs", mock.Mock(f_bavail=room, f_frsize=4096, f_flag=os.ST_NOEXEC), {}, None),
+            ("chosen", mock.Mock(f_bavail=room, f_frsize=4096, f_flag=0), {"TMPDIR": "/var/tmp"}, None),
+        ):
+            with (
+                self.subTest(described),
+                mock.patch.dict(os.environ, variables, clear=True),
+                mock.patch.multiple(os, access=lambda *_: True, statvfs=lambda _, facts=facts: facts),
+            ):
+                self.assertEqual(expected, leftovers.in_memory())
 
 
 class CommandLineTest(unittest.TestCase):
