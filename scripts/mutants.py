@@ -34,6 +34,8 @@ excluded-modules = []
 test-command = {command}
 [cosmic-ray.distributor]
 name = "local"
+[cosmic-ray.filters.operators-filter]
+exclude-operators = ["core/ReplaceBinaryOperator_BitOr_"]
 """
 
 
@@ -71,24 +73,26 @@ def outcomes(copy: Path, file: str, *, is_quick: bool) -> Iterator[tuple[str, st
         CONFIGURATION.format(file=json.dumps(file), patience=PATIENCE, command=json.dumps(command)), "utf-8"
     )
     session.unlink(missing_ok=True)
-    cosmic_ray(copy, "init", configuration, session)
-    cosmic_ray(copy, "baseline", configuration)
+    run_tool(copy, "cosmic-ray", "init", configuration, session)
+    # Here `|` joins types and dictionaries, so its mutants fail at import.
+    run_tool(copy, "cr-filter-operators", session, configuration)
+    run_tool(copy, "cosmic-ray", "baseline", configuration)
     with suppress(KeyboardInterrupt):
-        cosmic_ray(copy, "exec", configuration, session)
-    for line in cosmic_ray(copy, "dump", session).splitlines():
+        run_tool(copy, "cosmic-ray", "exec", configuration, session)
+    for line in run_tool(copy, "cosmic-ray", "dump", session).splitlines():
         _, result = json.loads(line)
-        if result is not None:
+        if result is not None and result["test_outcome"]:
             yield str(result["test_outcome"]), result["diff"] or ""
 
 
-def cosmic_ray(copy: Path, *arguments: object) -> str:
-    """Run cosmic-ray in the copy and return what it prints."""
-    command = [Path(sys.executable).with_name("cosmic-ray"), *map(str, arguments)]
+def run_tool(copy: Path, name: str, *arguments: object) -> str:
+    """Run a command of cosmic-ray in the copy and return what it prints."""
+    command = [Path(sys.executable).with_name(name), *map(str, arguments)]
     ended = subprocess.run(command, cwd=copy, stdout=subprocess.PIPE, text=True)
     if ended.returncode and arguments[0] == "baseline":
         sys.exit("scripts/mutants: the fast tests fail without a mutant, too; run scripts/test")
     if ended.returncode:
-        sys.exit(f"cosmic-ray {arguments[0]} ended with status {ended.returncode}\n{ended.stdout}")
+        sys.exit(f"{name} {arguments[0]} ended with status {ended.returncode}\n{ended.stdout}")
     return ended.stdout
 
 
