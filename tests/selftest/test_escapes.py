@@ -5,13 +5,14 @@ import unittest
 from unittest import mock
 
 import psycopg2
-from psycopg2 import sql
+from psycopg2 import extras, sql
 
 from tests import binding
-from tests.harness import sandbox
+from tests.harness import guard, sandbox
 from tests.harness.cases import ApiTestCase, CommittedApiTestCase
 from tests.harness.findings import Findings
 from tests.harness.postgres import current_url, setUpModule, tearDownModule  # noqa: F401
+from tests.harness.tables import ask
 from tests.selftest.test_guard import GuardTestCase, insert
 
 COUNT = "SELECT count(*) FROM login_failures"
@@ -94,6 +95,71 @@ class ClosedTest(GuardTestCase):
             with self.subTest(base.__name__):
                 self.assertEqual({}, self.run_class(Inner))
                 self.assertTrue(kept[0].closed)
+
+
+class WatchTest(GuardTestCase):
+    """What the guard notes of connections with real commits."""
+
+    def said_of(self, outside):
+        """Return what the run says of a class that does something before its first test."""
+
+        class Inner(CommittedApiTestCase):
+            @classmethod
+            def setUpClass(cls):
+                outside()
+                super().setUpClass()
+
+            def test_it(self):
+                pass
+
+        return "".join(self.run_class(Inner).values())
+
+    def test_rows_of_a_statement_that_was_prepared_before_are_found(self):
+        kept = psycopg2.connect(current_url())
+        self.addCleanup(kept.close)
+        kept.autocommit = True
+        kept.cursor().execute("PREPARE one AS INSERT INTO login_failures VALUES ('x', 1, now())")
+        guard.forget_outside(binding.database())
+        said = self.said_of(lambda: kept.cursor().execute("EXECUTE one"))
+        self.assertIn("rows were left in login_failures outside a test", said)
+
+    def test_the_first_line_that_wrote_is_named(self):
+        def outside():
+            binding.database().execute_sql("SELECT 'a query'")
+            binding.database().execute_sql("INSERT INTO login_failures VALUES ('first', 1, now())")
+            binding.database().execute_sql("INSERT INTO login_failures VALUES ('second', 1, now())")
+            binding.database().execute_sql("SELECT 'another query'")
+
+        said = self.said_of(outside)
+        self.assertIn("('first', 1, now())", said.split("\n  at ")[1].splitlines()[0])
+
+    def test_a_query_is_not_taken_for_a_write(self):
+        guard.forget_outside(binding.database())
+        binding.database().execute_sql("SELECT 1")
+        self.assertNotIn(sandbox.database_name(binding.database()), guard.watch.wrote)
+
+    def test_connections_that_are_not_watched_work(self):
+        factory = lambda dsn, *_: extras.DictConnection(dsn)  # noqa: E731
+        for options in ({"async_": True}, {"connection_factory": factory}):
+            with self.subTest(options):
+                conn = psycopg2.connect(current_url(), **options)
+                extras.wait_select(conn)
+                self.assertNotIsInstance(conn, guard.WatchedConnection)
+                conn.close()
+
+    def test_columns_may_change_in_either_direction(self):
+        rename = "ALTER TABLE login_failures RENAME COLUMN {} TO {}"
+        for new in ("a", "z"):
+
+            def guilty(new=new):
+                binding.database().execute_sql(rename.format("failures", new))
+
+            with self.subTest(new):
+                try:
+                    said = self.said(CommittedApiTestCase, guilty)
+                finally:
+                    ask(rename.format(new, "failures"))
+                self.assertIn("tables were left changed", said)
 
 
 class CountTest(unittest.TestCase):
