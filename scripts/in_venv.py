@@ -59,7 +59,8 @@ def make() -> None:
 def install(kind: str) -> None:
     # Quiet about being root: an environment of its own is what pip asks for there.
     environment = {**os.environ, "PIP_ROOT_USER_ACTION": "ignore", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
-    command = [PYTHON, "-m", "pip", "install", "--quiet", *REQUIREMENTS[kind]]
+    # Python compiles what is imported, when it is imported.
+    command = [PYTHON, "-m", "pip", "install", "--quiet", "--no-compile", *REQUIREMENTS[kind]]
     if subprocess.run(command, cwd=ROOT, env=environment).returncode:
         refuse("the packages could not be installed; pip's message is above")
     kinds = list(REQUIREMENTS)
