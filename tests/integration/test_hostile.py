@@ -220,7 +220,7 @@ class HostileTest(OneRuleTestCase):
 def reads(operation: Operation, header: str) -> bool:
     """Return whether the operation gets all values of the header: it reads it, in a way of its own."""
     declared = operation.declared
-    # All operations read these two in the same way, so one operation gets all values of each.
+    # All operations read Authorization and X-Request-ID in the same way, so one operation gets all values of each.
     return {
         "Authorization": declared.id == "getUser",
         "Content-Type": declared.body is not None,
