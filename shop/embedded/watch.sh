@@ -40,8 +40,9 @@ fi
 # The client reports errors of statements. In the log, their text would be customers' data.
 settings="-c listen_addresses= -c port=5432 -c unix_socket_permissions=0700 -c max_connections=200 -c timezone=UTC \
 -c log_timezone=UTC -c log_min_messages=log -c log_checkpoints=off"
-fast="-c fsync=off -c synchronous_commit=off -c full_page_writes=off -c autovacuum=off -c wal_level=minimal \
--c max_wal_senders=0 -c io_method=sync"
+# A server that is killed leaves the shared memory of mmap in its data directory, and goes with it.
+fast="-c dynamic_shared_memory_type=mmap -c fsync=off -c synchronous_commit=off -c full_page_writes=off -c autovacuum=off \
+-c wal_level=minimal -c max_wal_senders=0 -c io_method=sync"
 
 # Every process of the server inherits the pipe of the next line as descriptor 5, so the pipe ends with the last one.
 {

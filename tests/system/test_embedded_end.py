@@ -34,6 +34,8 @@ class EndOfTheServiceTest(EmbeddedTestCase):
                 home = Path(answer["home"])
                 for setting in ("fsync", "synchronous_commit", "full_page_writes", "autovacuum"):
                     self.assertEqual([("off",)], run_sql(answer["url"], f"SHOW {setting}"), "speed counts")
+                memory = run_sql(answer["url"], "SHOW dynamic_shared_memory_type")
+                self.assertEqual([("mmap",)], memory, "a killed server leaves nothing outside of its home")
                 _, _, everyone = service.family()
                 service.kill(way)
                 self.assertGone(*everyone)
