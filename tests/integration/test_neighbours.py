@@ -117,6 +117,7 @@ class NeighboursTest(ApiTestCase):
         for order_id in (*(ID.format(n) for n in (3, 7)), *UNKNOWN):
             with self.subTest(order_id):
                 self.client.get(f"/orders/{order_id}", user=self.user, status=404)
+                self.client.get(f"/orders/{order_id}/events", user=self.user, status=404)
                 body = b'{"status": "cancelled"}'
                 self.client.request("PATCH", f"/orders/{order_id}", body, user=self.user, status=404)
         self.assertEqual(["confirmed"] * 9, self.statuses())

@@ -1,15 +1,18 @@
 """What counts as an escape from a test, however it is sent, and what an escape leaves alone."""
 
 import io
+import threading
 import unittest
 from unittest import mock
 
 import psycopg2
+from peewee import PostgresqlDatabase
 from psycopg2 import extras, sql
 
 from tests import binding
 from tests.harness import guard, sandbox
 from tests.harness.cases import ApiTestCase, CommittedApiTestCase
+from tests.harness.escapes import Escapes
 from tests.harness.findings import Findings
 from tests.harness.postgres import current_url, setUpModule, tearDownModule  # noqa: F401
 from tests.harness.tables import ask
@@ -160,6 +163,39 @@ class WatchTest(GuardTestCase):
                 finally:
                     ask(rename.format(new, "failures"))
                 self.assertIn("tables were left changed", said)
+
+
+class ThreadsTest(unittest.TestCase):
+    """Threads that are left running."""
+
+    def test_only_a_daemon_that_replaces_another_one_is_innocent(self):
+        ended = threading.Event()
+        before = {*threading.enumerate(), threading.Thread(name="watchdog")}
+        for name, is_daemon, is_innocent in (
+            ("watchdog", True, True),
+            ("watchdog", False, False),
+            ("another", True, False),
+            ("another", False, False),
+        ):
+            with self.subTest(name, is_daemon=is_daemon):
+                thread = threading.Thread(target=ended.wait, name=name, daemon=is_daemon)
+                thread.start()
+                escapes = Escapes()
+                sandbox.note_threads_left(before, escapes)
+                ended.set()
+                thread.join()
+                ended.clear()
+                self.assertEqual(is_innocent, not escapes)
+
+
+class NameTest(unittest.TestCase):
+    """The name of the database that a database object is for."""
+
+    def test_name_is_found_in_each_way_to_write_it(self):
+        for written in ("shop", "dbname=shop host=localhost", "postgresql:///shop", "postgres://localhost/shop"):
+            with self.subTest(written):
+                self.assertEqual("shop", sandbox.database_name(PostgresqlDatabase(written)))
+        self.assertIsNone(sandbox.database_name(PostgresqlDatabase(None)))
 
 
 class CountTest(unittest.TestCase):
