@@ -153,7 +153,8 @@ class Sandbox:
         if not shut(self._database) and not self._escapes:
             self._escapes.note("a transaction was left open", "commit it or roll it back", "")
         if any((conn := made()) is not None and not conn.closed for made in mine):
-            # Some may only wait for the garbage collector.
+            # Some may only wait for the garbage collector. It must not find them in use here.
+            del conn
             gc.collect()
         for made, where in self._opened:
             conn = made()

@@ -1,5 +1,6 @@
 """What counts as an escape from a test, however it is sent, and what an escape leaves alone."""
 
+import gc
 import io
 import threading
 import unittest
@@ -44,6 +45,9 @@ class ComposedTest(GuardTestCase):
     def test_copy_expert(self):
         copy = sql.SQL("COPY (SELECT set_config('app.tenant', '9', false)) TO STDOUT")
         self.assertEscapes(lambda cursor: cursor.copy_expert(copy, io.StringIO()))
+
+    def test_name_of_a_setting_that_is_a_parameter(self):
+        self.assertEscapes(lambda cursor: cursor.execute("SELECT set_config(%s, '9', false)", ("app.tenant",)))
 
 
 class DataOfTheClassTest(GuardTestCase):
@@ -163,6 +167,52 @@ class WatchTest(GuardTestCase):
                 finally:
                     ask(rename.format(new, "failures"))
                 self.assertIn("tables were left changed", said)
+
+
+class BeginTest(GuardTestCase):
+    """What the sandbox does to a database object when it begins."""
+
+    def test_only_an_open_connection_without_autoconnect_is_opened_again(self):
+        for was_open, connects, is_open in ((True, False, True), (True, True, False), (False, False, False)):
+            database = PostgresqlDatabase(current_url(), autoconnect=connects)
+            if was_open:
+                database.connect()
+            entered = sandbox.Sandbox(database)
+            with self.subTest(was_open=was_open, autoconnect=connects):
+                entered.enter()
+                try:
+                    self.assertEqual(is_open, not database.is_closed())
+                finally:
+                    entered.leave()
+
+    def test_database_object_without_a_database_is_left_alone(self):
+        entered = sandbox.Sandbox(PostgresqlDatabase(None))
+        entered.enter()
+        entered.leave()
+
+    def test_connection_that_waits_for_the_garbage_collector_is_innocent(self):
+        class Inner(ApiTestCase):
+            def test_it(self):
+                cycle = [psycopg2.connect(current_url())]
+                cycle.append(cycle)
+
+        gc.disable()
+        self.addCleanup(gc.enable)
+        self.assertEqual({}, self.run_class(Inner))
+
+    def test_guard_looks_only_at_connections_of_its_database(self):
+        class Other:
+            closed = 0
+            look_at = mock.Mock()
+
+        others = [Other(), Other()]
+        for other, name in zip(others, ("", "zzz"), strict=True):
+            other.database_name = name
+            guard.watch.connections.add(other)
+        guarded = guard.Guard(binding.database())
+        guarded.enter()
+        guarded.leave()
+        Other.look_at.assert_not_called()
 
 
 class ThreadsTest(unittest.TestCase):
