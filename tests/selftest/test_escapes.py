@@ -185,6 +185,46 @@ class BeginTest(GuardTestCase):
                 finally:
                     entered.leave()
 
+    def test_open_database_object_that_no_sandbox_has_seen_can_be_entered(self):
+        database = PostgresqlDatabase(current_url())
+        database.connect()
+        sandbox._introduced.discard(sandbox.database_name(database))
+        entered = sandbox.Sandbox(database)
+        entered.enter()
+        entered.leave()
+
+    def test_other_databases_are_left_alone_whatever_their_names(self):
+        entered = sandbox.Sandbox(binding.database())
+        entered.enter()
+        self.addCleanup(entered.leave)
+        binding.database().execute_sql("SELECT 1")
+        for name in ("0_nowhere", "zzz_nowhere"):
+            with self.subTest(name), self.assertRaisesRegex(psycopg2.OperationalError, "does not exist"):
+                psycopg2.connect(current_url(), dbname=name)
+
+    def test_the_real_connection_rests_only_between_sandboxes(self):
+        entered = sandbox.Sandbox(binding.database())
+        entered.enter()
+        binding.database().execute_sql("SELECT 1")
+        real = sandbox.Sandbox._gate.real
+        sandbox.Sandbox.rest()
+        self.assertFalse(real.closed)
+        entered.leave()
+        sandbox.Sandbox.rest()
+        self.assertTrue(real.closed)
+
+    def test_a_part_can_be_undone_before_anything_has_connected(self):
+        sandbox.Sandbox.rest()
+        entered = sandbox.Sandbox(binding.database())
+        with mock.patch.object(sandbox.Sandbox, "_parameters", {}):
+            entered.enter()
+            try:
+                with entered.undone():
+                    self.assertTrue(binding.database().is_closed())
+            finally:
+                entered.leave()
+                sandbox.Sandbox.rest()
+
     def test_database_object_without_a_database_is_left_alone(self):
         entered = sandbox.Sandbox(PostgresqlDatabase(None))
         entered.enter()
