@@ -213,6 +213,16 @@ class BeginTest(GuardTestCase):
         sandbox.Sandbox.rest()
         self.assertTrue(real.closed)
 
+    def test_the_real_connection_is_kept_for_the_next_sandbox(self):
+        used = []
+        for _ in range(2):
+            entered = sandbox.Sandbox(binding.database())
+            entered.enter()
+            binding.database().execute_sql("SELECT 1")
+            used.append(sandbox.Sandbox._gate.real)
+            entered.leave()
+        self.assertIs(*used)
+
     def test_a_part_can_be_undone_before_anything_has_connected(self):
         sandbox.Sandbox.rest()
         entered = sandbox.Sandbox(binding.database())
