@@ -72,7 +72,7 @@ class StoryTest(unittest.TestCase):
         (text,) = said_by(inner).values()
         return text
 
-    def test_a_failure_in_any_part_of_a_test_names_the_last_request_and_the_rerun(self):
+    def test_a_failure_names_the_last_request_and_the_rerun(self):
         def fail(test):
             test.client.get("/livez")
             test.fail("no")
@@ -90,7 +90,7 @@ class StoryTest(unittest.TestCase):
         with self.subTest("cleanup"):
             self.assertToldOnce(self.told(test_it=clean_up), r"\S+\.Inner\.test_it")
 
-    def test_a_failure_in_set_up_test_data_names_the_last_request_and_the_class(self):
+    def test_a_failure_in_set_up_test_data_names_the_class(self):
         def fail(cls):
             cases._shared(cls.make_client).get("/livez")
             raise AssertionError("no")

@@ -286,7 +286,7 @@ class DeathTest(unittest.TestCase):
         )
         self.assertEqual(1, result.testsRun)
 
-    def test_a_process_that_outlives_its_worker_does_not_hide_the_end_of_the_worker(self):
+    def test_a_process_that_outlives_its_worker_does_not_hide_its_end(self):
         reading, writing = Verdicts.Outlived.pipe = os.pipe()
         self.addCleanup(os.close, reading)
         self.addCleanup(os.close, writing)
@@ -328,7 +328,7 @@ class PlanTest(unittest.TestCase):
     def names(self, plan: Plan) -> list[list[str]]:
         return [[type(plan.tests[group[0]]).__name__ for group in queue] for queue in plan.queues]
 
-    def test_the_longest_known_class_comes_first_and_an_unknown_one_counts_by_its_size(self):
+    def test_the_longest_known_class_comes_first(self):
         tests = self.classes({"Short": 1, "Large": 9, "Long": 1})
         plan = Plan(tests, 2, {f"{__name__}.Long.test_0": 5.0}, fixed=False)
         self.assertEqual(["Long", "Large", "Short"], self.names(plan)[0])

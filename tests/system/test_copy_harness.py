@@ -26,7 +26,7 @@ class CopyTest(unittest.TestCase):
         self.folder = Path(self.enterContext(tempfile.TemporaryDirectory())) / "my-service"
         self.folder.mkdir()
 
-    def test_a_new_project_gets_the_kit_a_template_of_its_binding_and_the_next_steps(self):
+    def test_a_new_project_gets_the_kit_a_template_and_the_next_steps(self):
         done = copy_harness(self.folder)
         self.assertEqual((0, ""), (done.returncode, done.stderr))
         self.assertEqual(5, len(re.findall(r"^\d\. ", done.stdout, re.M)))

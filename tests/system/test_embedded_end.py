@@ -179,7 +179,7 @@ class CrashTest(EmbeddedTestCase):
             self.assertEqual(0, orphan.wait(LIMIT), "it had to be shut down, not killed")
             self.assertTrue(answers(server.url))
 
-    def test_the_processes_of_a_killed_server_are_stopped_before_another_starts(self) -> None:
+    def test_processes_of_a_killed_server_are_stopped_before_another_starts(self) -> None:
         home = self.filled_home()
         orphan = self.start_orphan(home)
         backends = psutil.Process(orphan.pid).children()
