@@ -175,4 +175,4 @@ class Session:
                 escapes.note(what, "use SET LOCAL inside a transaction", where)
         if self.locks and self._backend.release_locks():
             escapes.note("a session's advisory lock was left held", "use pg_advisory_xact_lock", self.locks)
-            self.locks = ""
+        self.locks = ""

@@ -100,6 +100,23 @@ class CommittedTest(GuardTestCase):
     def test_advisory_lock(self):
         self.assertNamedSql(["SELECT pg_advisory_lock(1)"], "a session's advisory lock was left held")
 
+    def test_advisory_lock_is_named_with_the_line_that_left_it(self):
+        class Inner(CommittedApiTestCase):
+            def setUp(self):
+                super().setUp()
+                binding.database().connect(reuse_if_open=True)
+
+            def test_1_innocent(self):
+                for statement in ("SELECT pg_advisory_lock(1)", "SELECT pg_advisory_unlock(1)"):
+                    binding.database().execute_sql(statement)
+
+            def test_2_guilty(self):
+                binding.database().execute_sql("SELECT pg_advisory_lock(2)")
+
+        failed = self.run_class(Inner)
+        self.assertEqual({"test_2_guilty"}, failed.keys())
+        self.assertIn("in test_2_guilty", failed["test_2_guilty"])
+
     def test_temporary_table(self):
         self.assertNamedSql(["CREATE TEMP TABLE users AS SELECT 1 AS id"], "the temporary table users was left")
 
