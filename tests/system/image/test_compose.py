@@ -25,6 +25,7 @@ from tests.system.image.case import (  # noqa: F401
     setUpModule,
 )
 from tests.system.image.engine import PATIENCE, RUN, EngineError, docker, inspect, run
+from tests.system.test_serve import an_order, register
 
 # Clients that send their bodies slowly: several times as many as the service has threads (144).
 HANGING = 400
@@ -55,6 +56,8 @@ class ComposeTest(ImageTestCase):
         "POSTGRES_PASSWORD": DATABASE_PASSWORD,
         "SHOP_SECRET_KEY": SECRET_KEY,
         "SHOP_QUEUE_TIMEOUT": str(QUEUE_TIMEOUT),
+        "SHOP_WEBHOOK_ALLOW_HTTP": "1",
+        "SHOP_WEBHOOK_ALLOW_PRIVATE": "1",
         **{name: value for name, value in SHOP_ENVIRONMENT.items() if "ARGON2" in name},
     }
 
@@ -114,6 +117,17 @@ class ComposeTest(ImageTestCase):
         self.assertFlow(self.url)
         self.assertCleanLog(self.compose("logs", "--no-color", "shop", "migrate"))
         self.assertSecretFree(self.compose("logs", "--no-color"))
+
+    def test_events_of_orders_are_sent_by_the_service_deliver(self):
+        # The service itself is the receiver: it answers 404, which the deliverer logs.
+        docker("exec", self.container("deliver"), "shop", "webhooks", "add", "http://shop:8000/receiver")
+        with Connection(self.url) as client:
+            client.post("/orders", an_order(register(client)))
+
+        def is_sent() -> bool:
+            return '"status":404' in self.compose("logs", "--no-color", "deliver").replace(" ", "")
+
+        until(is_sent, "the event was sent")
 
     def test_what_the_front_itself_refuses_has_the_one_shape(self):
         with Connection(self.url) as connection:
