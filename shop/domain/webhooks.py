@@ -25,7 +25,7 @@ LONGEST_URL = 2000
 
 
 class WebhookRefused(Exception):
-    """The request of an operator cannot be done; the text is a sentence for a person."""
+    """The webhook command is refused; the text is one sentence for the operator."""
 
 
 class Endpoint(NamedTuple):

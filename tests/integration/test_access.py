@@ -20,7 +20,7 @@ from shop.demo.factories import OrderFactory, UserFactory
 from shop.domain.models import Order, User
 from shop.security.tokens import Tokens
 from tests.harness.findings import findings
-from tests.harness.postgres import setUpModule, tearDownModule  # noqa: F401
+from tests.harness.postgres import setUpModule, tearDownModule
 from tests.support.access import EXCEPTIONS, KNOWN, PUBLIC, STRANGERS, policy, shown
 from tests.support.cases import SECRET_KEY, ApiTestCase, make_client
 from tests.support.operations import Operation, example, operations

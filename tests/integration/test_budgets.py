@@ -3,7 +3,7 @@
 import json
 
 from shop.demo.factories import OrderFactory, UserFactory
-from tests.harness.postgres import setUpModule, tearDownModule  # noqa: F401
+from tests.harness.postgres import setUpModule, tearDownModule
 from tests.support.cases import ApiTestCase
 from tests.support.operations import example, operations
 

@@ -4,7 +4,7 @@ from unittest import mock
 
 from shop.api import responses
 from shop.demo.factories import OrderFactory, UserFactory
-from tests.harness.postgres import setUpModule, tearDownModule  # noqa: F401
+from tests.harness.postgres import setUpModule, tearDownModule
 from tests.support.cases import ApiTestCase, make_client
 
 PAGE = "https://shop.example.com"

@@ -21,7 +21,7 @@ from shop.app import create_app
 from shop.demo.factories import UserFactory
 from tests.harness import contract
 from tests.harness.client import TestResponse
-from tests.harness.postgres import setUpModule, tearDownModule  # noqa: F401
+from tests.harness.postgres import setUpModule, tearDownModule
 from tests.support.cases import ApiTestCase, make_settings
 from tests.support.operations import example, operations
 

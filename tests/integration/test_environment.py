@@ -6,7 +6,7 @@ from unittest import mock
 
 from shop.demo.factories import UserFactory
 from shop.storage.database import database
-from tests.harness.postgres import setUpModule, tearDownModule  # noqa: F401
+from tests.harness.postgres import setUpModule, tearDownModule
 from tests.support.cases import CommittedApiTestCase, make_settings
 
 # libpq reads these.

@@ -8,7 +8,7 @@ from shop.demo.factories import OrderFactory, UserFactory
 from shop.domain.models import Order
 from shop.ids import parse_id
 from shop.storage.database import database
-from tests.harness.postgres import setUpModule, tearDownModule  # noqa: F401
+from tests.harness.postgres import setUpModule, tearDownModule
 from tests.support.cases import ApiTestCase, CommittedApiTestCase, make_client, rfc3339
 
 NEVER = "0199e0c1-0000-7000-8000-000000000001"

@@ -15,7 +15,7 @@ from shop.domain.exports import Selection
 from shop.exports.files import CannotWrite
 from shop.exports.formats import HEADER
 from shop.exports.run import export_orders
-from tests.harness.postgres import current_url, point_at, setUpModule, tearDownModule  # noqa: F401
+from tests.harness.postgres import current_url, point_at, setUpModule, tearDownModule
 from tests.support.cases import ApiTestCase, CommittedApiTestCase, rfc3339
 from tests.support.commands import call_shop
 

@@ -5,7 +5,7 @@ from unittest import mock
 from shop.demo import factories
 from shop.demo.factories import UserFactory
 from shop.domain.models import User
-from tests.harness.postgres import setUpModule, tearDownModule  # noqa: F401
+from tests.harness.postgres import setUpModule, tearDownModule
 from tests.support.cases import ApiTestCase
 
 LARGEST_STATEMENT = 65_535  # parameters, in PostgreSQL's protocol

@@ -4,7 +4,7 @@ from decimal import Decimal
 
 from shop.demo.factories import OrderFactory, UserFactory
 from shop.domain.models import Order
-from tests.harness.postgres import setUpModule, tearDownModule  # noqa: F401
+from tests.harness.postgres import setUpModule, tearDownModule
 from tests.support.cases import ApiTestCase
 
 

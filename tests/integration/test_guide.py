@@ -2,7 +2,7 @@
 
 import unittest
 
-from tests.harness.postgres import setUpModule, tearDownModule  # noqa: F401
+from tests.harness.postgres import setUpModule, tearDownModule
 from tests.support.cases import LiveServerTestCase
 from tests.support.guide import define_examples, examples
 

@@ -11,7 +11,7 @@ from shop import exactjson
 from shop.demo.factories import UserFactory
 from shop.settings import Settings
 from shop.storage.database import database
-from tests.harness.postgres import setUpModule, tearDownModule  # noqa: F401
+from tests.harness.postgres import setUpModule, tearDownModule
 from tests.support.cases import CommittedApiTestCase, make_client
 
 PASSWORD = "analytical engine"

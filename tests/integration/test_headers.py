@@ -1,7 +1,7 @@
 """Headers of every response: caching, content sniffing, and the policy of the page /docs."""
 
 from shop.demo.factories import UserFactory
-from tests.harness.postgres import setUpModule, tearDownModule  # noqa: F401
+from tests.harness.postgres import setUpModule, tearDownModule
 from tests.support.cases import ApiTestCase
 from tests.support.operations import operations
 

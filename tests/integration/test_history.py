@@ -5,7 +5,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from shop.demo.factories import LATEST, OrderFactory, UserFactory
 from shop.domain.models import Order
-from tests.harness.postgres import setUpModule, tearDownModule  # noqa: F401
+from tests.harness.postgres import setUpModule, tearDownModule
 from tests.support.cases import ApiTestCase, make_client
 
 NOBODY = "0199e0c1-0000-7000-8000-000000000001"

@@ -17,7 +17,7 @@ from webtest import TestResponse
 from shop.demo.factories import OrderFactory, UserFactory
 from shop.storage.database import database
 from tests.harness.findings import findings
-from tests.harness.postgres import setUpModule, tearDownModule  # noqa: F401
+from tests.harness.postgres import setUpModule, tearDownModule
 from tests.support.cases import ApiTestCase
 from tests.support.operations import Operation, documented, example, fields, operations
 

@@ -9,7 +9,7 @@ from shop import exactjson
 from shop.demo.factories import OrderFactory, UserFactory
 from shop.domain.models import Order
 from shop.storage.database import Database
-from tests.harness.postgres import setUpModule, tearDownModule  # noqa: F401
+from tests.harness.postgres import setUpModule, tearDownModule
 from tests.support.cases import ApiTestCase, CommittedApiTestCase
 
 REPLAYED = "Idempotent-Replayed"

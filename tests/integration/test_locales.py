@@ -10,7 +10,7 @@ from shop.domain import accounts
 from shop.domain.models import LoginFailures, User
 from shop.ids import email_key
 from shop.storage import migrations
-from tests.harness.postgres import (  # noqa: F401
+from tests.harness.postgres import (
     current_url,
     databases,
     drop,

@@ -18,7 +18,7 @@ from shop.storage import migrations
 from shop.storage.database import database
 from tests import binding
 from tests.harness.databases import DatabaseUrl
-from tests.harness.postgres import empty, setUpModule, tearDownModule  # noqa: F401
+from tests.harness.postgres import empty, setUpModule, tearDownModule
 from tests.support.cases import ApiTestCase
 from tests.support.commands import call_shop
 

@@ -11,7 +11,7 @@ from shop.domain.models import Order, User
 from shop.domain.rate_limit import LoginRateLimit
 from shop.storage.database import database
 from tests.harness import statements
-from tests.harness.postgres import setUpModule, tearDownModule  # noqa: F401
+from tests.harness.postgres import setUpModule, tearDownModule
 from tests.support.cases import ApiTestCase, make_client
 
 ID = "0199e0c1-0000-7000-8000-00000000000{}"

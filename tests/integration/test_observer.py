@@ -13,7 +13,7 @@ from shop.serving.observer import RequestObserver
 from shop.serving.proxies import Proxies
 from shop.storage.database import database
 from tests.harness.client import ApiClient
-from tests.harness.postgres import setUpModule, tearDownModule  # noqa: F401
+from tests.harness.postgres import setUpModule, tearDownModule
 from tests.support.cases import ApiTestCase, make_settings
 
 

@@ -6,7 +6,7 @@ from decimal import Decimal
 
 from shop.demo.factories import OrderFactory, UserFactory
 from shop.domain.models import Order
-from tests.harness.postgres import setUpModule, tearDownModule  # noqa: F401
+from tests.harness.postgres import setUpModule, tearDownModule
 from tests.support.cases import ApiTestCase, rfc3339
 
 NEVER = "0199e0c1-0000-7000-8000-000000000001"

@@ -17,7 +17,7 @@ from pydantic import SecretStr
 
 from shop.domain.orders import STATUSES
 from shop.storage.database import Database
-from tests.harness.postgres import clone, drop, setUpModule, tearDownModule  # noqa: F401
+from tests.harness.postgres import clone, drop, setUpModule, tearDownModule
 from tests.support.cases import make_settings
 from tests.support.statements import ID, PLAN_MODES, Node, plan, statements
 

@@ -9,7 +9,7 @@ from shop.domain.models import Order
 from shop.storage.database import Error, database
 from shop.storage.sessions import Session
 from shop.storage.statements import Slot, Statement, is_prepare, statement_text
-from tests.harness.postgres import setUpModule, tearDownModule  # noqa: F401
+from tests.harness.postgres import setUpModule, tearDownModule
 from tests.support.cases import ApiTestCase, CommittedApiTestCase, make_settings
 from tests.support.statements import plan, statements
 

@@ -16,7 +16,7 @@ from shop.demo.factories import UserFactory
 from shop.domain.models import User
 from shop.storage.database import Database
 from tests.harness.client import ApiClient
-from tests.harness.postgres import setUpModule, tearDownModule  # noqa: F401
+from tests.harness.postgres import setUpModule, tearDownModule
 from tests.support.cases import ApiTestCase, make_client, make_settings
 from tests.support.operations import Operation, example, operations
 

@@ -6,7 +6,7 @@ from shop import exactjson
 from shop.demo.factories import OrderFactory, UserFactory
 from shop.domain.models import Order, User
 from shop.storage.database import database
-from tests.harness.postgres import setUpModule, tearDownModule  # noqa: F401
+from tests.harness.postgres import setUpModule, tearDownModule
 from tests.support.cases import CommittedApiTestCase
 
 

@@ -11,7 +11,7 @@ from shop.demo.factories import UserFactory
 from shop.domain.models import LoginFailures
 from shop.storage.database import database
 from tests.harness import statements
-from tests.harness.postgres import run_database_url, setUpModule, tearDownModule  # noqa: F401
+from tests.harness.postgres import run_database_url, setUpModule, tearDownModule
 from tests.harness.tables import ask
 from tests.support.cases import ApiTestCase, CommittedApiTestCase, make_client
 

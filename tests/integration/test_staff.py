@@ -2,7 +2,7 @@
 
 from shop.demo.factories import UserFactory
 from shop.domain.models import User
-from tests.harness.postgres import run_database_url, setUpModule, tearDownModule  # noqa: F401
+from tests.harness.postgres import run_database_url, setUpModule, tearDownModule
 from tests.support.cases import ApiTestCase, CommittedApiTestCase
 from tests.support.commands import call_shop
 

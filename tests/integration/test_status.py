@@ -8,7 +8,7 @@ from shop.domain import orders
 from shop.domain.models import Order
 from shop.domain.orders import STATUSES
 from shop.storage.database import database
-from tests.harness.postgres import setUpModule, tearDownModule  # noqa: F401
+from tests.harness.postgres import setUpModule, tearDownModule
 from tests.support.cases import ApiTestCase, CommittedApiTestCase
 
 NEVER = "0199e0c1-0000-7000-8000-000000000001"

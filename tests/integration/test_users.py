@@ -8,7 +8,7 @@ from shop import exactjson
 from shop.demo.factories import PASSWORD, UserFactory
 from shop.domain.models import User
 from shop.security.passwords import Passwords
-from tests.harness.postgres import setUpModule, tearDownModule  # noqa: F401
+from tests.harness.postgres import setUpModule, tearDownModule
 from tests.support.cases import ApiTestCase, make_client, rfc3339
 
 NOBODY = "0199e0c1-0000-7000-8000-000000000001"

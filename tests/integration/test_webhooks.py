@@ -14,7 +14,7 @@ from shop.storage.database import database
 from shop.webhooks.deliverer import RETRIES
 from shop.webhooks.metrics import DeliveryMetrics
 from tests import binding
-from tests.harness.postgres import setUpModule, tearDownModule  # noqa: F401
+from tests.harness.postgres import setUpModule, tearDownModule
 from tests.harness.receiver import Receiver
 from tests.support.webhooks import WebhookTestCase, make_deliverer, sequences
 

@@ -4,7 +4,7 @@ import re
 from unittest import mock
 
 from shop.demo.factories import OrderFactory, UserFactory
-from tests.harness.postgres import current_url, point_at, setUpModule, tearDownModule  # noqa: F401
+from tests.harness.postgres import current_url, point_at, setUpModule, tearDownModule
 from tests.support.cases import CommittedApiTestCase
 from tests.support.commands import call_shop
 from tests.support.webhooks import ALLOWED, Clock, make_deliverer

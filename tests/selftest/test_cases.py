@@ -8,7 +8,7 @@ from unittest import mock
 from shop.demo.factories import UserFactory
 from shop.domain.models import User
 from tests.harness import cases
-from tests.harness.postgres import setUpModule, tearDownModule  # noqa: F401
+from tests.harness.postgres import setUpModule, tearDownModule
 from tests.harness.results import SEED
 from tests.harness.tables import tables_with_rows
 from tests.support.cases import ApiTestCase, CommittedApiTestCase

@@ -15,7 +15,7 @@ from docker.errors import APIError, ImageNotFound
 from tests import binding
 from tests.harness import postgres
 from tests.harness.databases import Databases, DatabaseUrl, UnreadableUrlError
-from tests.harness.postgres import current_url, databases, point_at, server, setUpModule, tearDownModule  # noqa: F401
+from tests.harness.postgres import current_url, databases, point_at, server, setUpModule, tearDownModule
 
 PASSWORD = "s3cr3t/%@"
 

@@ -15,7 +15,7 @@ from tests.harness import guard, sandbox
 from tests.harness.cases import ApiTestCase, CommittedApiTestCase
 from tests.harness.escapes import Escapes
 from tests.harness.findings import Findings
-from tests.harness.postgres import current_url, setUpModule, tearDownModule  # noqa: F401
+from tests.harness.postgres import current_url, setUpModule, tearDownModule
 from tests.harness.tables import ask
 from tests.selftest.test_guard import GuardTestCase, insert
 

@@ -9,7 +9,7 @@ from psycopg2 import extensions
 from tests import binding
 from tests.harness import cases
 from tests.harness.cases import ApiTestCase, CommittedApiTestCase
-from tests.harness.postgres import current_url, setUpModule, tearDownModule  # noqa: F401
+from tests.harness.postgres import current_url, setUpModule, tearDownModule
 from tests.harness.tables import ask, tables_with_rows
 
 THERE = "SELECT count(*) FROM pg_class WHERE relname = 'left_there'"

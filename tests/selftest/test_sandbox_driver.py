@@ -5,7 +5,7 @@ import io
 import psycopg2
 from psycopg2 import extensions, extras, sql
 
-from tests.harness.postgres import setUpModule, tearDownModule  # noqa: F401
+from tests.harness.postgres import setUpModule, tearDownModule
 from tests.selftest.verdicts import VerdictTestCase, names, verdict
 
 

@@ -8,7 +8,7 @@ from peewee import PostgresqlDatabase
 from psycopg2 import extensions, extras, sql
 
 from tests.harness.escapes import SandboxError
-from tests.harness.postgres import setUpModule, tearDownModule  # noqa: F401
+from tests.harness.postgres import setUpModule, tearDownModule
 from tests.harness.sandbox import Sandbox, shut
 from tests.selftest.verdicts import KINDS, VerdictTestCase
 

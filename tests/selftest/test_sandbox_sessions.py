@@ -4,7 +4,7 @@ import threading
 
 from peewee import PeeweeException
 
-from tests.harness.postgres import setUpModule, tearDownModule  # noqa: F401
+from tests.harness.postgres import setUpModule, tearDownModule
 from tests.selftest.test_sandbox_transactions import fails
 from tests.selftest.verdicts import VerdictTestCase, names, verdict
 

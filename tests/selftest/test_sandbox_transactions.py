@@ -2,7 +2,7 @@
 
 from peewee import IntegrityError, PeeweeException
 
-from tests.harness.postgres import setUpModule, tearDownModule  # noqa: F401
+from tests.harness.postgres import setUpModule, tearDownModule
 from tests.selftest.verdicts import VerdictTestCase, names, verdict
 
 

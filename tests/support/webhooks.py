@@ -69,7 +69,7 @@ def _sender(timeout: float) -> Sender:
 
 
 def sequences(requests: list[Received]) -> dict[str, list[str]]:
-    """Return the statuses that a receiver was told of each order, in the order of first arrival."""
+    """Return the statuses of each order that a receiver got, in the order of first arrival."""
     found: dict[str, list[str]] = {}
     seen = set()
     for request in requests:

@@ -10,7 +10,7 @@ import unittest
 from pathlib import Path
 
 from tests.harness.live import LIMIT, ROOT
-from tests.harness.postgres import server, setUpModule, tearDownModule  # noqa: F401
+from tests.harness.postgres import server, setUpModule, tearDownModule
 
 EXAMPLE = ROOT / "tests" / "example"
 

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from shop import exactjson
 from shop.demo.factories import OrderFactory, UserFactory
-from tests.harness.postgres import setUpModule, tearDownModule  # noqa: F401
+from tests.harness.postgres import setUpModule, tearDownModule
 from tests.support.browser import BrowserTestCase
 from tests.support.cases import LiveServerTestCase
 

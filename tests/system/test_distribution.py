@@ -12,7 +12,7 @@ from contextlib import closing
 import psycopg2
 
 from tests.harness.live import ROOT
-from tests.harness.postgres import run_database_url, setUpModule, tearDownModule  # noqa: F401
+from tests.harness.postgres import run_database_url, setUpModule, tearDownModule
 from tests.support.statements import plan, statements
 
 # Statements that look for orders on all nodes, each with its reason.

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from selenium.webdriver.common.keys import Keys
 
-from tests.harness.postgres import setUpModule, tearDownModule  # noqa: F401
+from tests.harness.postgres import setUpModule, tearDownModule
 from tests.support.browser import BrowserTestCase
 from tests.support.cases import LiveServerTestCase
 from tests.support.operations import operations

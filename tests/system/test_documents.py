@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tests.harness.live import LIMIT, ROOT
-from tests.harness.postgres import clone, setUpModule, tearDownModule  # noqa: F401
+from tests.harness.postgres import clone, setUpModule, tearDownModule
 from tests.support.live import inherited
 from tests.support.settings import SECRET_KEY
 

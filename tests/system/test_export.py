@@ -14,7 +14,7 @@ from shop.domain.models import Order
 from shop.storage.database import database
 from tests.harness.gates import unmeasured
 from tests.harness.live import ROOT
-from tests.harness.postgres import run_database_url, setUpModule, tearDownModule  # noqa: F401
+from tests.harness.postgres import run_database_url, setUpModule, tearDownModule
 from tests.support.cases import CommittedApiTestCase
 from tests.support.live import inherited
 

@@ -24,7 +24,7 @@ from shop.storage import timeouts
 from shop.storage.database import Database, Error, database, is_outage, sqlstate
 from shop.storage.statements import Slot, Statement, is_prepare
 from tests.harness.live import Connection, until
-from tests.harness.postgres import run_database_url, setUpModule, tearDownModule  # noqa: F401
+from tests.harness.postgres import run_database_url, setUpModule, tearDownModule
 from tests.support.cases import SECRET_KEY, CommittedApiTestCase, make_client
 from tests.support.faults import PASSWORD, FaultyDatabase, Load, Outcome, an_order, orders_by_key, register
 from tests.support.live import LiveShop

@@ -16,7 +16,7 @@ from psycopg2.extensions import make_dsn, parse_dsn
 from shop import __version__
 from shop.demo.factories import UserFactory
 from tests.harness.live import LIMIT, Answer, free_port, until
-from tests.harness.postgres import setUpModule, tearDownModule  # noqa: F401
+from tests.harness.postgres import setUpModule, tearDownModule
 from tests.support.cases import SECRET_KEY, LiveServerTestCase
 
 _ids = count(1)

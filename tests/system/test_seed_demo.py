@@ -25,7 +25,7 @@ from shop.demo.factories import PASSWORD, UserFactory
 from shop.domain.models import Order, User
 from shop.storage.database import database
 from tests.harness.live import LIMIT, ROOT, until
-from tests.harness.postgres import drop, empty, run_database_url, server, setUpModule, tearDownModule  # noqa: F401
+from tests.harness.postgres import drop, empty, run_database_url, server, setUpModule, tearDownModule
 from tests.harness.tables import deletion
 from tests.support.cases import CommittedApiTestCase
 

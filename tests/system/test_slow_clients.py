@@ -11,7 +11,7 @@ from typing import ClassVar
 
 from shop.demo.factories import UserFactory
 from tests.harness.live import LIMIT
-from tests.harness.postgres import setUpModule, tearDownModule  # noqa: F401
+from tests.harness.postgres import setUpModule, tearDownModule
 from tests.support.cases import LiveServerTestCase
 
 

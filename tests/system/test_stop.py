@@ -5,7 +5,7 @@ import unittest
 from typing import ClassVar
 
 from tests.harness.live import LIMIT, Connection, NotReady, still_running, until
-from tests.harness.postgres import clone, drop, setUpModule, tearDownModule  # noqa: F401
+from tests.harness.postgres import clone, drop, setUpModule, tearDownModule
 from tests.support.cases import SECRET_KEY
 from tests.support.faults import Load, orders_by_key, roll
 from tests.support.live import LiveShop

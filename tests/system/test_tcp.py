@@ -14,7 +14,7 @@ from shop import exactjson
 from shop.demo.factories import OrderFactory, UserFactory
 from shop.domain.models import User
 from tests.harness.live import LIMIT, Answer
-from tests.harness.postgres import setUpModule, tearDownModule  # noqa: F401
+from tests.harness.postgres import setUpModule, tearDownModule
 from tests.support.cases import LiveServerTestCase
 
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from shop.api import schemas
 from tests.harness.live import LIMIT, ROOT
-from tests.harness.postgres import setUpModule, tearDownModule  # noqa: F401
+from tests.harness.postgres import setUpModule, tearDownModule
 from tests.support.cases import LiveServerTestCase
 from tests.support.guide import define_examples
 from tests.support.operations import example

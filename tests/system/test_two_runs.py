@@ -8,7 +8,7 @@ import unittest
 from tests.harness import postgres
 from tests.harness.gates import unmeasured
 from tests.harness.live import LIMIT, ROOT
-from tests.harness.postgres import databases, server, setUpModule, tearDownModule  # noqa: F401
+from tests.harness.postgres import databases, server, setUpModule, tearDownModule
 
 TESTS = ("tests.integration.test_migrations.MigratingTest", "tests.integration.test_flows")
 

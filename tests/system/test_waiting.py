@@ -8,7 +8,7 @@ from typing import ClassVar
 import psycopg2
 
 from tests.harness.live import LIMIT, until
-from tests.harness.postgres import setUpModule, tearDownModule  # noqa: F401
+from tests.harness.postgres import setUpModule, tearDownModule
 from tests.support.cases import LiveServerTestCase
 
 WAITS = """

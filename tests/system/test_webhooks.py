@@ -23,7 +23,7 @@ from shop.domain import webhooks
 from shop.domain.models import WebhookDelivery
 from shop.storage.database import database
 from tests.harness.live import LIMIT, ROOT, Connection, free_port, still_running, until
-from tests.harness.postgres import current_url, point_at, run_database_url, setUpModule, tearDownModule  # noqa: F401
+from tests.harness.postgres import current_url, point_at, run_database_url, setUpModule, tearDownModule
 from tests.harness.receiver import Receiver
 from tests.support.cases import SECRET_KEY, CommittedApiTestCase
 from tests.support.faults import FaultyDatabase, Load, an_order, register

@@ -17,7 +17,7 @@ class RefusalTest(unittest.TestCase):
             ("an invalid port", [], {"SHOP_PORT": "eighty"}, ["SHOP_PORT"]),
             ("an option beyond its limit", ["--port", "99999"], {}, ["--port should be less than"]),
             (
-                "a URL that is none",
+                "a malformed URL",
                 [],
                 given | {"SHOP_DATABASE_URL": "postgresql://shop:hunter2@[::1"},
                 ["SHOP_DATABASE_URL"],

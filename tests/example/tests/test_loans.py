@@ -3,7 +3,7 @@
 from loans.models import Loan, Member, database
 from tests import factories
 from tests.harness.cases import ApiTestCase, CommittedApiTestCase, LiveServerTestCase
-from tests.harness.postgres import setUpModule, tearDownModule  # noqa: F401
+from tests.harness.postgres import setUpModule, tearDownModule
 
 
 class MembersTest(ApiTestCase):
